@@ -1,0 +1,44 @@
+/** API keys and what they may do. */
+
+export const actions = ['send', 'receive', 'read', 'manage'] as const
+export type Action = (typeof actions)[number]
+
+/** Names are patterns in which `*` stands for any run of characters: `orders.*`, `*`. */
+export type Scope = { actions: Action[]; queues: string[]; topics: string[] }
+
+/** Who is calling. `root` may do everything, keys included. */
+export type Principal = { id: string; root: boolean; scopes: readonly Scope[] }
+
+export type ApiKey = { id: string; name: string; scopes: Scope[]; createdAt: Date; expiresAt: Date | null }
+
+export const rootPrincipal: Principal = { id: 'root', root: true, scopes: [] }
+
+/** Whether a name matches a pattern in which `*` stands for any run of characters. Linear in both lengths. */
+export function nameMatches(pattern: string, name: string): boolean {
+  let p = 0
+  let n = 0
+  let star = -1
+  let mark = 0
+  while (n < name.length) {
+    if (p < pattern.length && pattern[p] === '*') {
+      star = p++
+      mark = n
+    } else if (p < pattern.length && pattern[p] === name[n]) {
+      p++
+      n++
+    } else if (star >= 0) {
+      p = star + 1
+      n = ++mark
+    } else return false
+  }
+  while (pattern[p] === '*') p++
+  return p === pattern.length
+}
+
+/** Whether the caller may do this to that queue or topic. */
+export function allows(principal: Principal, action: Action, kind: 'queues' | 'topics', name: string): boolean {
+  if (principal.root) return true
+  return principal.scopes.some(
+    (scope) => scope.actions.includes(action) && scope[kind].some((pattern) => nameMatches(pattern, name)),
+  )
+}

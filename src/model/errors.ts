@@ -1,0 +1,55 @@
+/**
+ * The closed table of things that can go wrong for a caller. Every edge maps every code, so a new one does not
+ * compile until each edge has an answer for it.
+ */
+export const codes = [
+  'malformed_json',
+  'malformed_request',
+  'unauthenticated',
+  'forbidden',
+  'not_found',
+  'queue_not_found',
+  'message_not_found',
+  'key_not_found',
+  'method_not_allowed',
+  'queue_not_empty',
+  'setting_is_fixed',
+  'lease_lost',
+  'body_too_large',
+  'headers_too_large',
+  'unsupported_media_type',
+  'invalid_value',
+  'invalid_receipt',
+  'queue_full',
+  'unavailable',
+  'internal',
+] as const
+
+export type Code = (typeof codes)[number]
+
+/** One invalid value: a JSON pointer (RFC 6901) into the body, or `query/NAME`, `path/NAME`, `header/NAME`, and why. */
+export type FieldError = { pointer: string; detail: string }
+
+/** What the broker throws. `detail` is for the caller and says what to do; nothing secret belongs in it. */
+export class BrokerError extends Error {
+  readonly code: Code
+  readonly errors: readonly FieldError[]
+  /** Seconds after which a retry is worth it, for `unavailable` and `queue_full`. */
+  readonly retryAfterS: number | undefined
+
+  constructor(
+    code: Code,
+    detail: string,
+    more: { errors?: readonly FieldError[]; retryAfterS?: number; cause?: unknown } = {},
+  ) {
+    super(detail, { cause: more.cause })
+    this.name = 'BrokerError'
+    this.code = code
+    this.errors = more.errors ?? []
+    this.retryAfterS = more.retryAfterS
+  }
+}
+
+/** The 422 for one field. */
+export const invalid = (pointer: string, detail: string): BrokerError =>
+  new BrokerError('invalid_value', `${pointer}: ${detail}`, { errors: [{ pointer, detail }] })

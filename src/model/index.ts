@@ -1,0 +1,6 @@
+export * from './access.ts'
+export * from './duration.ts'
+export * from './errors.ts'
+export * from './message.ts'
+export * from './queue.ts'
+export * from './receipt.ts'
