@@ -1,0 +1,9 @@
+/** For `npm run migration`: generates SQL into migrations/ from the tables. */
+import { defineConfig } from 'drizzle-kit'
+
+export default defineConfig({
+  dialect: 'postgresql',
+  schema: './src/store/tables.ts',
+  out: './migrations',
+  schemaFilter: ['postern'],
+})

@@ -1,0 +1,84 @@
+/**
+ * Group commit: while one run is under way, later calls gather and leave together in the next. An idle batch adds no
+ * delay, a busy one makes larger runs.
+ */
+
+type Call<T, R> = { item: T; weight: number; resolve: (result: R) => void; reject: (error: unknown) => void }
+
+export type BatchOptions<T> = {
+  /** Runs at once. */
+  lanes: number
+  /** Items, by weight, that one run carries; a single heavier item goes alone. */
+  maxWeight: number
+  weigh(item: T): number
+  /** Weight that may wait; a call beyond it is refused by `overloaded`. */
+  maxWaiting: number
+  overloaded(): Error
+  /** Whether the run did nothing at all, so that its items may be tried one by one. */
+  harmless(error: unknown): boolean
+}
+
+/**
+ * `run` answers in the order asked; an Error in an answer's place rejects that caller alone. When a run of several
+ * fails without having done anything, each item is run by itself, so one caller's fault is one caller's error.
+ */
+export function batch<T, R>(
+  run: (items: readonly T[]) => Promise<readonly (R | Error)[]>,
+  options: BatchOptions<T>,
+): (item: T) => Promise<R> {
+  const waiting: Call<T, R>[] = []
+  let waitingWeight = 0
+  let busy = 0
+  let pumping = false
+
+  function pump(): void {
+    pumping = false
+    while (busy < options.lanes && waiting.length > 0) {
+      busy++
+      void flush(take()).then(() => {
+        busy--
+        pump()
+      })
+    }
+  }
+
+  function take(): Call<T, R>[] {
+    let weight = 0
+    let count = 0
+    for (const call of waiting) {
+      if (count > 0 && weight + call.weight > options.maxWeight) break
+      weight += call.weight
+      count++
+    }
+    waitingWeight -= weight
+    return waiting.splice(0, count)
+  }
+
+  async function flush(calls: Call<T, R>[]): Promise<void> {
+    try {
+      const answers = await run(calls.map((call) => call.item))
+      if (answers.length !== calls.length) throw new Error(`batch: asked ${calls.length}, answered ${answers.length}`)
+      calls.forEach((call, at) => {
+        const answer = answers[at] as R | Error
+        if (answer instanceof Error) call.reject(answer)
+        else call.resolve(answer)
+      })
+    } catch (error) {
+      if (calls.length > 1 && options.harmless(error)) for (const call of calls) await flush([call])
+      else for (const call of calls) call.reject(error)
+    }
+  }
+
+  return (item) =>
+    new Promise<R>((resolve, reject) => {
+      const weight = options.weigh(item)
+      if (waitingWeight > 0 && waitingWeight + weight > options.maxWaiting) return reject(options.overloaded())
+      waiting.push({ item, weight, resolve, reject })
+      waitingWeight += weight
+      // After the I/O events of this turn, so that requests that arrived together leave together.
+      if (!pumping) {
+        pumping = true
+        setImmediate(pump)
+      }
+    })
+}

@@ -1,0 +1,3 @@
+export * from './batch.ts'
+export * from './clock.ts'
+export * from './loop.ts'

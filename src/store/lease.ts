@@ -1,0 +1,90 @@
+/** Leasing: one statement for all receivers of all queues that gathered while the last one ran. */
+import { type Database, numbers } from './client.ts'
+
+/** Up to `limit` messages of one queue; `lanes` in the order of handing out, each with the position after which to look. */
+export type LeaseRequest = { queueId: number; limit: number; lanes: readonly { lane: number; mark: number }[] }
+
+export type LeasedRow = {
+  queue_id: number
+  lane: number
+  position: number
+  id: number
+  attempts: number
+  enqueued_ms: number
+  leased_until_ms: number
+  /** Its ttl has run out: not to be handed out. */
+  expired: boolean
+  /** It has had all its attempts (max_attempts was lowered): not to be handed out. */
+  exhausted: boolean
+  content_type: string
+  key: string | null
+  headers: Record<string, string> | null
+  body: Buffer | null
+}
+
+/**
+ * Never waits: rows that another statement holds are skipped. The primary key serves every lane in order, and a lane's
+ * rows are locked only as the limit draws them. When the bodies of the whole statement exceed `maxBytes`, the rest stays
+ * ready (and is for a moment skipped by others: announce the queues that got less than they asked for).
+ * A paused queue gives nothing; one with max_leased at most its room. Rows come in no order.
+ */
+const leaseText = `/* lease */
+with s as materialized (
+  select r.*, k.max_attempts, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
+  from unnest($1::int[], $2::int[], $3::int[], $4::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, slot)
+  join postern.queues k on k.id = r.queue_id and not k.paused),
+c as materialized (
+  select x.* from s cross join lateral (
+    select d.* from unnest(($5::smallint[])[s.lanes_from:s.lanes_to], ($6::bigint[])[s.lanes_from:s.lanes_to]) l(lane, mark)
+    cross join lateral (
+      select m.ctid as tid, m.queue_id, m.lane, m.position, octet_length(m.body) as bytes, m.attempts >= s.max_attempts as exhausted
+      from postern.messages m
+      where m.queue_id = s.queue_id and m.lane = l.lane and m.position > l.mark and m.lease_token = 0
+      order by m.queue_id, m.lane, m.position limit s.room for update skip locked) d
+    limit s.room) x),
+t as materialized (
+  select * from (select c.*, row_number() over () as nth, sum(coalesce(bytes, 0)) over (rows unbounded preceding) as running from c) y
+  where nth = 1 or running <= $9::bigint),
+l as (
+  insert into postern.leases (expires_at, token, queue_id, lane, positions)
+  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from t group by queue_id, lane)
+update postern.messages m set lease_token = $7::bigint, leased_until = now() + $8::int * interval '1 ms', attempts = m.attempts + 1
+where m.ctid = any (array(select tid from t))
+returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, m.body,
+  date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
+  m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted`
+
+/**
+ * Leases messages under `token`, which must be new, for `leaseMs`. Rows that came out are leased, and are so even when
+ * `expired` or `exhausted`: bury those. Sorted by queue (as asked), lane and position.
+ */
+export async function lease(
+  db: Database,
+  requests: readonly LeaseRequest[],
+  token: number,
+  leaseMs: number,
+  maxBytes: number,
+): Promise<LeasedRow[]> {
+  const lanes = requests.flatMap((request) => request.lanes)
+  let next = 1
+  const from = requests.map((request) => {
+    const first = next
+    next += request.lanes.length
+    return first
+  })
+  const rows = await db.hot<LeasedRow>(leaseText, [
+    numbers(requests.map((request) => request.queueId)),
+    numbers(requests.map((request) => request.limit)),
+    numbers(from),
+    numbers(requests.map((request, at) => (from[at] ?? 1) + request.lanes.length - 1)),
+    numbers(lanes.map((lane) => lane.lane)),
+    numbers(lanes.map((lane) => lane.mark)),
+    token,
+    leaseMs,
+    maxBytes,
+  ])
+  const turn = new Map(requests.map((request, at) => [request.queueId, at]))
+  return rows.sort(
+    (a, b) => (turn.get(a.queue_id) ?? 0) - (turn.get(b.queue_id) ?? 0) || a.lane - b.lane || a.position - b.position,
+  )
+}

@@ -1,0 +1,69 @@
+/**
+ * Where a message goes when its lease ends without an ack, or its time is up: again into its queue, into `scheduled`
+ * until its backoff is over, to the dead letters, or nowhere. Said once, in SQL, because the statement that would hand a
+ * message out again must be the one that dead-letters it at the limit.
+ */
+
+/** `return`: the lease is taken back uncounted. `expired`: the message's own time is up. */
+export type MoveKind = 'nack' | 'reject' | 'return' | 'expired'
+
+/** What became of one message: `queue_id`, `lane` and `position` say where it is ready now, when it is. */
+export type MovedRow = {
+  ord: number
+  fate: 'ready' | 'delayed' | 'dead' | 'dropped'
+  queue_id: number
+  lane: number
+  position: number
+  due_ms: number
+}
+
+/**
+ * CTEs to follow one named `gone`, which has deleted the messages and returned their columns with
+ * `ord, kind, delay_ms (-1: the queue's backoff), error`. Ends in a select of MovedRow from `k`.
+ * The dead-letter queue's row is locked for key share: it is still there at commit, or the letter stays with its queue.
+ * A message keeps its id and gets a new position in the retry lane of its priority, so no mark ever passes over it.
+ */
+export const route = `
+r as materialized (
+  select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q.dead_letter_expired, t.id as target_id, t.ttl_ms as target_ttl_ms,
+    t.lifo as target_lifo, nextval('postern.message_position') as fresh,
+    case when g.kind = 'return' then null when g.kind = 'reject' then 'rejected'
+      when g.kind = 'expired' or g.expires_at <= now() then 'expired'
+      when g.attempts >= q.max_attempts then 'max_attempts' end as died,
+    case when g.kind = 'return' then 0 when g.delay_ms >= 0 then g.delay_ms else coalesce(
+      least(q.backoff_max_ms, q.backoff_base_ms * power(q.backoff_factor, least(g.attempts - 1, 60))) * (1 - q.backoff_jitter * random()), 0)
+      end as wait_ms
+  from (select * from gone order by queue_id, lane, position) g
+  join postern.queues q on q.id = g.queue_id
+  left join lateral (
+    select d.id, d.ttl_ms, d."order" = 'lifo' as lifo from postern.queues d where d.id = q.dead_letter_queue_id for key share) t on true),
+k as materialized (
+  select r.*, case when died = 'expired' and not dead_letter_expired then 'dropped' when died is not null and target_id is null then 'dead'
+      when died is not null then 'ready' when wait_ms > 0 then 'delayed' else 'ready' end as fate,
+    case when died is not null then target_id else queue_id end as to_queue_id,
+    case when died is not null then lane | 1 else lane & ~1 end as to_lane,
+    case when case when died is not null then target_lifo else lifo end then -fresh else fresh end as to_position,
+    now() + wait_ms * interval '1 ms' as due_at
+  from r),
+to_messages as (
+  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
+  select to_queue_id, to_lane, to_position, id, enqueued_at,
+    case when died is not null then now() + target_ttl_ms * interval '1 ms' else expires_at end,
+    case when died is not null then 0 when kind = 'return' then greatest(attempts - 1, 0) else attempts end, log_id, content_type, key,
+    case when died is null then headers else coalesce(headers, '{}') || jsonb_strip_nulls(jsonb_build_object(
+      'postern-dead-reason', died, 'postern-dead-queue', queue_name, 'postern-dead-attempts', attempts::text,
+      'postern-dead-error', regexp_replace(error, '[^\\x20-\\x7e]', '?', 'g'),
+      'postern-died-at', to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))) end, body
+  from k where fate = 'ready'),
+to_scheduled as (
+  insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
+  select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body
+  from k where fate = 'delayed'),
+to_dead as (
+  insert into postern.dead (died_at, reason, last_error, origin, queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id,
+    content_type, key, headers, body)
+  select now(), died, error, queue_name, queue_id, lane, fresh, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body
+  from k where fate = 'dead')`
+
+export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,
+  case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms`

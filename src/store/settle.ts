@@ -1,0 +1,115 @@
+/** Ending and extending leases: each statement takes receipts of any number of queues, many callers at once. */
+import type { Receipt } from '../model/index.ts'
+import { type Database, numbers, numbersFrom, texts } from './client.ts'
+import { type MovedRow, type MoveKind, movedColumns, route } from './move.ts'
+
+/** The row of a receipt, as long as it still carries the receipt's token. The lateral with its limit keeps the index lookup. */
+const held = (lock: string): string => `
+  cross join lateral (
+    select m.ctid as tid, m.queue_id, m.lane, m.position, m.lease_token from postern.messages m
+    where m.queue_id = a.queue_id and m.lane = a.lane and m.position = a.position and m.lease_token = a.token limit 1 ${lock}) x`
+
+const place = (receipts: readonly Receipt[]) => [
+  numbers(receipts.map((receipt) => receipt.queueId)),
+  numbers(receipts.map((receipt) => receipt.lane)),
+  numbers(receipts.map((receipt) => receipt.position)),
+  numbers(receipts.map((receipt) => receipt.token)),
+]
+
+/**
+ * Deletes by ctid, which Postgres visits in physical order: two acks of the same messages in different orders do not
+ * deadlock. Two acks of one lease: the second finds nothing. Primary key of `messages`.
+ */
+const ackText = `/* ack */
+with d as (
+  delete from postern.messages where ctid = any (array(
+    select x.tid from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) a(queue_id, lane, position, token) ${held('')}))
+  returning position)
+select array_agg(position)::text as positions from d`
+
+/** Returns the positions of the leases that this ended. */
+export async function ack(db: Database, receipts: readonly Receipt[]): Promise<Set<number>> {
+  const [row] = await db.hot<{ positions: string | null }>(ackText, place(receipts))
+  return new Set(numbersFrom(row?.positions ?? null))
+}
+
+export type Release = {
+  receipt: Receipt
+  kind: MoveKind /** -1: the queue's backoff. */
+  delayMs: number
+  error: string | null
+}
+
+/** Rows are locked in the order given: sort by queue, lane and position. Primary key of `messages`. */
+const releaseText = `/* release */
+with t as materialized (
+  select a.ord, a.kind, a.delay_ms, a.error, x.tid
+  from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::text[])
+    with ordinality a(queue_id, lane, position, token, kind, delay_ms, error, ord) ${held('for update')}),
+gone as (
+  delete from postern.messages m using t where m.ctid = t.tid
+  returning m.*, t.ord, t.kind, t.delay_ms, t.error),
+${route}
+select ${movedColumns} from k`
+
+/** Ends leases without an ack. Rows answer in `ord` (from 1) which of the given were still held. */
+export async function release(db: Database, items: readonly Release[]): Promise<MovedRow[]> {
+  return await db.hot<MovedRow>(releaseText, [
+    ...place(items.map((item) => item.receipt)),
+    texts(items.map((item) => item.kind)),
+    numbers(items.map((item) => item.delayMs)),
+    texts(items.map((item) => item.error)),
+  ])
+}
+
+/**
+ * The old lease row stays: when it runs out it finds the message leased for longer and does nothing. Rows are locked in
+ * the order given, as in release.
+ */
+const extendText = `/* extend */
+with t as materialized (
+  select a.lease_ms, x.* from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    a(queue_id, lane, position, token, lease_ms) ${held('for update')}),
+u as (
+  update postern.messages m set leased_until = now() + t.lease_ms * interval '1 ms' from t where m.ctid = t.tid
+  returning m.queue_id, m.lane, m.position, m.lease_token, m.leased_until),
+l as (
+  insert into postern.leases (expires_at, token, queue_id, lane, positions)
+  select leased_until, lease_token, queue_id, lane, array_agg(position) from u group by leased_until, lease_token, queue_id, lane
+  on conflict (expires_at, token, queue_id, lane) do update set positions = postern.leases.positions || excluded.positions)
+select position, date_part('epoch', leased_until) * 1000 as leased_until_ms from u`
+
+/** Leases counted from now; returns the new ends, milliseconds since 1970, by position. */
+export async function extend(
+  db: Database,
+  items: readonly { receipt: Receipt; leaseMs: number }[],
+): Promise<Map<number, number>> {
+  const rows = await db.hot<{ position: number; leased_until_ms: number }>(extendText, [
+    ...place(items.map((item) => item.receipt)),
+    numbers(items.map((item) => item.leaseMs)),
+  ])
+  return new Map(rows.map((row) => [row.position, row.leased_until_ms]))
+}
+
+/**
+ * Tells "already settled" from "somebody else's": whether a message is still anywhere. The first position is the id, so
+ * one that never moved is found by the primary key; one that moved, by `messages_moved`.
+ */
+const survivorsText = `/* survivors */
+select x.ord from unnest($1::int[], $2::bigint[]) with ordinality x(queue_id, id, ord)
+where exists (select 1 from postern.messages m where m.id = x.id and m.id <> abs(m.position))
+  or exists (
+    select 1 from generate_series(0, 19) l(lane) cross join unnest(array[x.id, -x.id]) p(position) cross join lateral (
+      select 1 from postern.messages m
+      where m.queue_id = x.queue_id and m.lane = l.lane and m.position = p.position limit 1) y)
+  or exists (select 1 from postern.scheduled s where s.id = x.id)
+  or exists (select 1 from postern.dead d where d.id = x.id)`
+
+/** Which of these (by their place in the list) still exist in any state. */
+export async function survivors(db: Database, receipts: readonly Receipt[]): Promise<Set<number>> {
+  const rows = await db.hot<{ ord: number }>(survivorsText, [
+    numbers(receipts.map((receipt) => receipt.queueId)),
+    numbers(receipts.map((receipt) => receipt.id)),
+  ])
+  return new Set(rows.map((row) => Number(row.ord) - 1))
+}
