@@ -1,0 +1,111 @@
+/**
+ * An endpoint is a route, said once for the router, the checks and openapi.yaml; what a caller must be allowed to do;
+ * and a handler that gets checked values and answers with a status that the route declares.
+ */
+import type { RouteConfig, z } from '@hono/zod-openapi'
+import type { Broker } from '../broker/index.ts'
+import { type Action, allows, BrokerError, invalid, namePattern, type Principal } from '../model/index.ts'
+import type { Answer } from './answer.ts'
+import type { Exchange } from './exchange.ts'
+import { readJson } from './json_body.ts'
+import { checkPath, queryReader } from './query.ts'
+
+/**
+ * An action: allowed on the queue or topic in the path. `key`: any valid key, the handler decides the rest. `root`: the
+ * root key. `anyone`: no key, but one that is sent must be valid. `nothing`: keys are not looked at.
+ */
+export type Needs = Action | 'key' | 'root' | 'anyone' | 'nothing'
+
+/** What all handlers share. */
+export type Site = {
+  broker: Broker
+  maxBodyBytes: number
+  maxWaitMs: number
+  version: string
+}
+
+export type Endpoint = {
+  route: RouteConfig
+  needs: Needs
+  handle(exchange: Exchange, principal: Principal | null, site: Site): Promise<Answer>
+}
+
+type QueryOf<R> = R extends { request: { query: infer Q extends z.ZodType } } ? z.output<Q> : Record<string, never>
+type JsonOf<R> = R extends {
+  request: { body: { content: { 'application/json': { schema: infer S extends z.ZodType } } } }
+}
+  ? z.output<S>
+  : never
+type StatusOf<R extends RouteConfig> = Extract<keyof R['responses'], number>
+
+export type Call<R extends RouteConfig> = Site & {
+  exchange: Exchange
+  /** Nobody where the endpoint needs nothing and no key was sent. */
+  principal: Principal | null
+  /** The checked name in the path; '' where the path has none. */
+  queue: string
+  query: QueryOf<R>
+  /** A path parameter, decoded. */
+  param(name: string): string
+  /** The body by the route's schema, `{}` when there is none. */
+  json(): Promise<JsonOf<R>>
+}
+
+type Handler<R extends RouteConfig> = (call: Call<R>) => Promise<Answer<StatusOf<R>>>
+
+/** Bytes of a JSON body; enough for a thousand receipts with long reasons. */
+const jsonLimit = 10 * 1024 * 1024
+
+export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler: Handler<R>): Endpoint {
+  const readQuery = queryReader(schemaOf(route.request?.query))
+  const jsonSchema = schemaOf(jsonOf(route))
+  const named = route.path.includes('{queue}')
+
+  async function handle(exchange: Exchange, principal: Principal | null, site: Site): Promise<Answer> {
+    checkPath(exchange.path)
+    const { req } = exchange.context
+    const param = (name: string): string => req.param(name) ?? ''
+    const queue = named ? checkName('path/queue', param('queue')) : ''
+    checkAllowed(needs, principal, queue)
+    return handler({
+      ...site,
+      exchange,
+      principal,
+      queue,
+      query: readQuery(exchange.search) as QueryOf<R>,
+      param,
+      json: async () => {
+        if (!jsonSchema) throw new Error(`${route.path} declares no JSON body`)
+        return (await readJson(exchange, jsonSchema, jsonLimit)) as JsonOf<R>
+      },
+    })
+  }
+
+  return { route, needs, handle }
+}
+
+/** Throws invalid_value unless it is a name as queues and topics have them. */
+export function checkName(pointer: string, name: string): string {
+  if (namePattern.test(name)) return name
+  throw invalid(pointer, 'must be 1–80 of A–Z a–z 0–9 . _ - and begin with a letter or a digit')
+}
+
+/** Decided by the name alone, so that a refusal does not tell whether the queue exists. */
+function checkAllowed(needs: Needs, principal: Principal | null, queue: string): void {
+  if (needs === 'nothing' || needs === 'anyone' || needs === 'key') return
+  if (needs === 'root') {
+    if (!principal?.root) throw new BrokerError('forbidden', 'Only the root key may manage API keys.')
+  } else if (!principal || !allows(principal, needs, 'queues', queue)) throw forbidden(needs, queue)
+}
+
+export const forbidden = (action: Action, queue: string): BrokerError =>
+  new BrokerError('forbidden', `This API key has no scope to ${action} on queue ${queue}.`)
+
+function jsonOf(route: RouteConfig): unknown {
+  const declared = route.request?.body?.content['application/json']
+  return declared && 'schema' in declared ? declared.schema : undefined
+}
+
+/** Of what a route may declare in a place, the zod schema. */
+const schemaOf = (declared: unknown): z.ZodType | undefined =>
+  typeof declared === 'object' && declared !== null && 'safeParse' in declared ? (declared as z.ZodType) : undefined

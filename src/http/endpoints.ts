@@ -1,0 +1,25 @@
+/** All that the REST edge serves. A resource is added by adding its list here. */
+import { batchEndpoints } from './batch.ts'
+import { docsEndpoints } from './docs.ts'
+import { openApiDocument } from './document.ts'
+import type { Endpoint } from './endpoint.ts'
+import { keyEndpoints } from './keys.ts'
+import { leaseEndpoints } from './leases.ts'
+import { messageEndpoints } from './messages.ts'
+import { operationEndpoints } from './operations.ts'
+import { queueEndpoints } from './queues.ts'
+import { receiveEndpoints } from './receive.ts'
+import { settleEndpoints } from './settle.ts'
+
+const api: readonly Endpoint[] = [
+  ...queueEndpoints,
+  ...messageEndpoints,
+  ...batchEndpoints,
+  ...receiveEndpoints,
+  ...leaseEndpoints,
+  ...settleEndpoints,
+  ...keyEndpoints,
+  ...operationEndpoints,
+]
+
+export const endpoints: readonly Endpoint[] = [...api, ...docsEndpoints(() => openApiDocument(endpoints))]

@@ -1,0 +1,214 @@
+/**
+ * One request, read from Node's own message where there is one, and from the fetch Request otherwise (tests, embedders).
+ * The path is the one that was sent: nothing decodes or shortens it on the way to the router, so that `a%2Fb` and `..`
+ * are judged as names instead of leading somewhere else.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Context } from 'hono'
+import { after, monotonicMs, randomToken } from '../base/index.ts'
+import { BrokerError } from '../model/index.ts'
+
+export type Bindings = { incoming: IncomingMessage; outgoing: ServerResponse }
+export type HttpEnv = { Bindings: Bindings }
+
+export type Exchange = {
+  context: Context<HttpEnv>
+  incoming: IncomingMessage | undefined
+  outgoing: ServerResponse | undefined
+  method: string
+  /** As sent: percent-encoding and dot segments untouched. */
+  path: string
+  /** What follows the `?`. */
+  search: string
+  requestId: string
+  startedMs: number
+  /** Bytes of the body that were read. */
+  bytesIn: number
+}
+
+/** How long the rest of a refused body is read and dropped, so that the answer is not lost in a reset. */
+const lingerMs = 2000
+const requestIdPattern = /^[A-Za-z0-9._-]{1,64}$/
+
+export function openExchange(context: Context<HttpEnv>): Exchange {
+  const bindings = bindingsOf(context.env)
+  const target = targetOf(context.req.raw, context.env)
+  const question = target.indexOf('?')
+  const exchange: Exchange = {
+    context,
+    incoming: bindings?.incoming,
+    outgoing: bindings?.outgoing,
+    method: context.req.raw.method,
+    path: question === -1 ? target : target.slice(0, question),
+    search: question === -1 ? '' : target.slice(question + 1),
+    requestId: '',
+    startedMs: monotonicMs(),
+    bytesIn: 0,
+  }
+  exchange.requestId = requestIdFrom(header(exchange, 'postern-request-id'))
+  return exchange
+}
+
+/** The caller's request id when it is a plain word, so that it can be logged and sent back; a new one otherwise. */
+export const requestIdFrom = (given: string | undefined): string =>
+  given !== undefined && requestIdPattern.test(given) ? given : `req_${randomToken().toString(36)}`
+
+/** For Hono's router: the path as it was sent. */
+export function rawPath(request: Request, options?: { env?: unknown }): string {
+  const target = targetOf(request, options?.env)
+  const question = target.indexOf('?')
+  return question === -1 ? target : target.slice(0, question)
+}
+
+/** One header by its lower-case name. Node joins repeated ones with a comma, and keeps the first where that has no sense. */
+export function header(exchange: Exchange, name: string): string | undefined {
+  if (!exchange.incoming) return exchange.context.req.raw.headers.get(name) ?? undefined
+  const value = exchange.incoming.headers[name]
+  return Array.isArray(value) ? value.join(', ') : value
+}
+
+/** All headers whose lower-case name begins with `prefix`, without it. */
+export function headersAfter(exchange: Exchange, prefix: string): [name: string, value: string][] {
+  const found: [string, string][] = []
+  if (exchange.incoming) {
+    for (const name in exchange.incoming.headers) {
+      if (name.startsWith(prefix)) found.push([name.slice(prefix.length), header(exchange, name) ?? ''])
+    }
+  } else {
+    exchange.context.req.raw.headers.forEach((value, name) => {
+      if (name.startsWith(prefix)) found.push([name.slice(prefix.length), value])
+    })
+  }
+  return found
+}
+
+/** Aborts when the client hangs up. */
+export const hangUp = (exchange: Exchange): AbortSignal => exchange.context.req.raw.signal
+
+/** Whether the client has hung up. */
+export const hasGone = (exchange: Exchange): boolean =>
+  exchange.outgoing ? exchange.outgoing.destroyed : exchange.context.req.raw.signal.aborted
+
+/** Runs `action` when the connection breaks before the whole answer was handed to the network. */
+export function ifUnwritten(exchange: Exchange, action: () => void): void {
+  const { outgoing } = exchange
+  outgoing?.once('close', () => {
+    if (!outgoing.writableFinished) action()
+  })
+}
+
+/** Drops a body that nobody wants; unread, it would keep Node from noticing that the client hangs up. */
+export const ignoreBody = (exchange: Exchange): unknown => exchange.incoming?.resume()
+
+/** Whether the request announces a body at all. */
+export function hasBody(exchange: Exchange): boolean {
+  if (!exchange.incoming) return exchange.context.req.raw.body !== null
+  const { headers } = exchange.incoming
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+}
+
+/** The whole body. Throws body_too_large before reading more than `limit` bytes, and at once when that is announced. */
+export async function readBody(exchange: Exchange, limit: number): Promise<Buffer> {
+  if (Number(header(exchange, 'content-length') ?? 0) > limit) throw tooLarge(limit)
+  const { incoming, outgoing } = exchange
+  if (!incoming || !outgoing) return readStream(exchange, limit)
+  // The server leaves `100 Continue` to whoever wants the body, so that a refused body is never sent.
+  if (expectsContinue(incoming)) outgoing.writeContinue()
+  return readIncoming(exchange, incoming, limit)
+}
+
+const expectsContinue = (incoming: IncomingMessage): boolean => incoming.headers.expect !== undefined
+
+const tooLarge = (limit: number): BrokerError =>
+  new BrokerError('body_too_large', `The request body is larger than ${limit} bytes.`)
+
+function readIncoming(exchange: Exchange, incoming: IncomingMessage, limit: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    const settle = (outcome: () => void) => {
+      incoming.off('data', onData).off('end', onEnd).off('error', onBroken).off('close', onBroken)
+      outcome()
+    }
+    const onData = (chunk: Buffer) => {
+      exchange.bytesIn += chunk.length
+      if (exchange.bytesIn > limit) settle(() => reject(tooLarge(limit)))
+      else chunks.push(chunk)
+    }
+    const onEnd = () => settle(() => resolve(join(chunks)))
+    const onBroken = () =>
+      settle(() => reject(new BrokerError('malformed_request', 'The request body ended before it was complete.')))
+    incoming.on('data', onData).on('end', onEnd).on('error', onBroken).on('close', onBroken)
+    if (incoming.destroyed && !incoming.readableEnded) onBroken()
+  })
+}
+
+async function readStream(exchange: Exchange, limit: number): Promise<Buffer> {
+  const reader = exchange.context.req.raw.body?.getReader()
+  const chunks: Buffer[] = []
+  while (reader) {
+    const { done, value } = await reader.read()
+    if (done) break
+    exchange.bytesIn += value.byteLength
+    if (exchange.bytesIn > limit) {
+      void reader.cancel()
+      throw tooLarge(limit)
+    }
+    chunks.push(Buffer.from(value))
+  }
+  return join(chunks)
+}
+
+const join = (chunks: readonly Buffer[]): Buffer => (chunks.length === 1 && chunks[0]) || Buffer.concat(chunks)
+
+/**
+ * How to send a refusal while the request's body is still on its way; null: as any other answer. After a 413 the
+ * connection cannot be used again, and closing it at once would reset it under a client that is still sending, which then
+ * never sees the answer. So the answer is complete by its Content-Length, but ends only when the body has, or after two
+ * seconds. Other bodies are small enough that the server reads and drops them.
+ */
+export function unreadBody(
+  exchange: Exchange,
+  status: number,
+  text: string,
+): { body: ReadableStream | string; headers: Record<string, string> } | null {
+  const { incoming } = exchange
+  if (!incoming || incoming.complete) return null
+  // A client that waits for `100 Continue` has sent nothing yet, and may never send it.
+  if (expectsContinue(incoming) && exchange.bytesIn === 0) return { body: text, headers: { Connection: 'close' } }
+  if (status !== 413) return null
+  return {
+    body: untilRead(incoming, text),
+    headers: { Connection: 'close', 'Content-Length': String(Buffer.byteLength(text)) },
+  }
+}
+
+function untilRead(incoming: IncomingMessage, text: string): ReadableStream {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(Buffer.from(text))
+      let open = true
+      const finish = () => {
+        if (!open) return
+        open = false
+        deadline.cancel()
+        incoming.off('end', finish).off('close', finish)
+        controller.close()
+      }
+      const deadline = after(lingerMs, finish)
+      incoming.on('end', finish).on('close', finish).resume()
+    },
+  })
+}
+
+/** Path and query as sent. A proxy's absolute form is cut to the same. */
+function targetOf(request: Request, env: unknown): string {
+  const target = bindingsOf(env)?.incoming.url ?? request.url
+  if (target.charCodeAt(0) === 47) return target
+  const slash = target.indexOf('/', target.indexOf('://') + 3)
+  return slash === -1 ? '/' : target.slice(slash)
+}
+
+/** Absent when the app is called as a function, without a server. */
+function bindingsOf(env: unknown): Bindings | undefined {
+  return typeof env === 'object' && env !== null && 'incoming' in env ? (env as Bindings) : undefined
+}

@@ -1,0 +1,122 @@
+/**
+ * The REST edge: maps routes to the broker and back, and holds nothing between requests. Every answer carries a request
+ * id, every request leaves one log line.
+ */
+import { Hono } from 'hono'
+import { monotonicMs } from '../base/index.ts'
+import type { Broker } from '../broker/index.ts'
+import { BrokerError, type Principal } from '../model/index.ts'
+import type { Answer } from './answer.ts'
+import { openApiDocument, printYaml } from './document.ts'
+import type { Endpoint, Site } from './endpoint.ts'
+import { endpoints } from './endpoints.ts'
+import { type Exchange, type HttpEnv, hasGone, openExchange, rawPath, unreadBody } from './exchange.ts'
+import { createGate } from './gate.ts'
+import { problem } from './problem.ts'
+import { unknownEndpoint } from './unknown.ts'
+
+export { type Listening, type ListenOptions, listen } from './server.ts'
+
+/** Takes the one line about a request. Never a body, a key, a receipt or a query's values. */
+export type AccessLog = (line: Record<string, unknown>) => void
+
+export type HttpDeps = {
+  broker: Broker
+  rootKey: string | null
+  /** No key is needed: a loopback address without a root key. */
+  open: boolean
+  host: string
+  maxBodyBytes: number
+  maxWaitMs: number
+  version: string
+  log: AccessLog
+}
+
+export type Http = {
+  fetch: Hono<HttpEnv>['fetch']
+  /** For `app.request()`. */
+  app: Hono<HttpEnv>
+}
+
+/** The text of openapi.yaml. */
+export const openApiYaml = (): string => printYaml(openApiDocument(endpoints))
+
+export function createHttp(deps: HttpDeps): Http {
+  const app = new Hono<HttpEnv>({ getPath: rawPath })
+  const gate = createGate(deps)
+  const { broker, maxBodyBytes, maxWaitMs, version } = deps
+  const site: Site = { broker, maxBodyBytes, maxWaitMs, version }
+
+  async function serve(endpoint: Endpoint, exchange: Exchange): Promise<Response> {
+    let principal: Principal | null = null
+    let error: unknown
+    let answer: Answer
+    try {
+      gate.checkOrigin(exchange)
+      principal = await gate.identify(exchange, endpoint.needs)
+      answer = await endpoint.handle(exchange, principal, site)
+    } catch (thrown) {
+      error = thrown
+      answer = problem(thrown, exchange.requestId)
+    }
+    deps.log(accessLine(endpoint, exchange, principal, answer, error))
+    return respond(exchange, answer)
+  }
+
+  for (const endpoint of endpoints) {
+    const { method, path } = endpoint.route
+    app.on(method.toUpperCase(), path.replaceAll(/\{(\w+)\}/g, ':$1'), (context) =>
+      serve(endpoint, openExchange(context)),
+    )
+  }
+  const unknown = unknownEndpoint(app, endpoints)
+  app.notFound((context) => serve(unknown, openExchange(context)))
+  return { fetch: app.fetch, app }
+}
+
+function respond(exchange: Exchange, { status, body, headers }: Answer): Response {
+  const common = {
+    'Postern-Request-Id': exchange.requestId,
+    'X-Content-Type-Options': 'nosniff',
+    'Cache-Control': 'no-store',
+  }
+  const unread = status >= 400 && typeof body === 'string' ? unreadBody(exchange, status, body) : null
+  // A plain object, not Headers: the server writes it as it is.
+  return new Response(unread ? unread.body : (body as string | Uint8Array<ArrayBuffer> | null), {
+    status,
+    headers: unread ? { ...common, ...headers, ...unread.headers } : { ...common, ...headers },
+  })
+}
+
+function accessLine(
+  endpoint: Endpoint,
+  exchange: Exchange,
+  principal: Principal | null,
+  answer: Answer,
+  error: unknown,
+): Record<string, unknown> {
+  const queue = endpoint.route.path.includes('{queue}') ? exchange.context.req.param('queue') : undefined
+  return {
+    event: 'request',
+    method: exchange.method,
+    route: endpoint.route.path,
+    // A receipt is as good as a key to its message.
+    path: exchange.path.replace(/^\/v1\/leases\/[^/]+/, '/v1/leases/{receipt}').slice(0, 300),
+    status: answer.status,
+    duration_ms: Math.round((monotonicMs() - exchange.startedMs) * 100) / 100,
+    request_id: exchange.requestId,
+    principal: principal?.id ?? null,
+    bytes_in: exchange.bytesIn,
+    bytes_out: answer.body === null ? 0 : Buffer.byteLength(answer.body),
+    ...(queue === undefined ? {} : { queue: queue.slice(0, 80) }),
+    ...(hasGone(exchange) ? { aborted: true } : {}),
+    ...(error instanceof BrokerError ? { code: error.code } : {}),
+    ...(error !== undefined && answer.status >= 500 ? { error: describe(error) } : {}),
+  }
+}
+
+/** With what lies behind it. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  return error.cause === undefined ? `${error.stack}` : `${error.stack}\ncaused by: ${describe(error.cause)}`
+}

@@ -1,0 +1,51 @@
+/** JSON request bodies: what counts as one, and how a broken one is told from a wrong one. */
+import { isUtf8 } from 'node:buffer'
+import type { z } from '@hono/zod-openapi'
+import { BrokerError } from '../model/index.ts'
+import { type Exchange, hasBody, header, readBody } from './exchange.ts'
+import { fieldErrors, refuse } from './fields.ts'
+
+/** Lower case, without parameters; '' when none is declared. */
+export const mediaType = (exchange: Exchange): string =>
+  (header(exchange, 'content-type') ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? ''
+
+/** No type is taken as JSON, and so is the one that `curl -d` declares by itself. */
+export function isJsonType(type: string): boolean {
+  return (
+    type === '' ||
+    type === 'application/json' ||
+    type === 'application/x-www-form-urlencoded' ||
+    (type.startsWith('application/') && type.endsWith('+json'))
+  )
+}
+
+/** The body by a schema. An empty one is `{}`. Throws unsupported_media_type, body_too_large, malformed_json, invalid_value. */
+export async function readJson(exchange: Exchange, schema: z.ZodType, limit: number): Promise<unknown> {
+  if (!hasBody(exchange)) return check(schema, {})
+  const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
+  if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
+  const bytes = await readBody(exchange, limit)
+  return check(schema, bytes.length === 0 ? {} : parseJson(bytes).value)
+}
+
+export const notJson = (wanted: string): BrokerError =>
+  new BrokerError('unsupported_media_type', `The body must be ${wanted}, in UTF-8.`)
+
+/** Throws malformed_json. Nesting may be of any depth: V8's parser does not recurse. */
+export function parseJson(bytes: Buffer): { text: string; value: unknown } {
+  if (isUtf8(bytes)) {
+    const text = bytes.toString('utf8')
+    try {
+      return { text, value: JSON.parse(text) }
+    } catch {
+      // Its message quotes the body, which belongs in no answer and no log.
+    }
+  }
+  throw new BrokerError('malformed_json', 'The body is not JSON.')
+}
+
+function check(schema: z.ZodType, value: unknown): unknown {
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  throw refuse(fieldErrors(result.error, 'body'))
+}

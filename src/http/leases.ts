@@ -1,0 +1,99 @@
+/** Ack, nack, extend and reject one lease, by its receipt. */
+import { createRoute, z } from '@hono/zod-openapi'
+import { BrokerError, limits, type SettleAction, type Settled } from '../model/index.ts'
+import { empty, json } from './answer.ts'
+import { type Call, type Endpoint, endpoint } from './endpoint.ts'
+import { durationParam, timeOut } from './fields.ts'
+import { jsonIn, jsonOf, problems, security } from './route.ts'
+import { lease, mayReceive, reason } from './settle.ts'
+
+const tags = ['leases']
+
+const receiptParam = z.object({ receipt: z.string().openapi({ description: 'Opaque; names exactly one delivery.' }) })
+const ackRoute = createRoute({
+  method: 'delete',
+  path: '/v1/leases/{receipt}',
+  operationId: 'ack',
+  summary: 'Ack: the message is done',
+  tags,
+  security,
+  request: { params: receiptParam },
+  responses: { 204: { description: 'Acked, now or before' }, ...problems(401, 403, 409) },
+})
+
+const ack = endpoint(ackRoute, 'key', async (call) => {
+  await settleOne(call, { action: 'ack', receipt: call.param('receipt') })
+  return empty()
+})
+
+const extendRoute = createRoute({
+  method: 'patch',
+  path: '/v1/leases/{receipt}',
+  operationId: 'extend',
+  summary: 'Extend the lease, from now',
+  tags,
+  security,
+  request: { params: receiptParam, body: jsonIn(z.strictObject({ lease }).openapi('Extension')) },
+  responses: {
+    200: jsonOf(z.strictObject({ lease_expires_at: timeOut }).openapi('Extended'), 'Extended'),
+    ...problems(401, 403, 409, 413, 415),
+  },
+})
+
+const extend = endpoint(extendRoute, 'key', async (call) => {
+  const { lease: leaseMs } = await call.json()
+  const settled = await settleOne(call, { action: 'extend', receipt: call.param('receipt'), leaseMs })
+  return json(200, { lease_expires_at: settled.leaseExpiresAt?.toISOString() })
+})
+
+const nackRoute = createRoute({
+  method: 'post',
+  path: '/v1/leases/{receipt}/nack',
+  operationId: 'nack',
+  summary: 'Nack: hand the message out again, after the delay or the backoff of the queue',
+  tags,
+  security,
+  request: { params: receiptParam, query: z.strictObject({ delay: durationParam(limits.delayMs).optional() }) },
+  responses: { 204: { description: 'Nacked' }, ...problems(401, 403, 409) },
+})
+
+const nack = endpoint(nackRoute, 'key', async (call) => {
+  await settleOne(call, { action: 'nack', receipt: call.param('receipt'), delayMs: call.query.delay ?? null })
+  return empty()
+})
+
+const rejectRoute = createRoute({
+  method: 'post',
+  path: '/v1/leases/{receipt}/reject',
+  operationId: 'reject',
+  summary: 'Reject: straight to the dead letters',
+  tags,
+  security,
+  request: { params: receiptParam, body: jsonIn(z.strictObject({ reason }).openapi('Rejection')) },
+  responses: { 204: { description: 'Rejected' }, ...problems(401, 403, 409, 413, 415) },
+})
+
+const reject = endpoint(rejectRoute, 'key', async (call) => {
+  const body = await call.json()
+  await settleOne(call, { action: 'reject', receipt: call.param('receipt'), reason: body.reason ?? null })
+  return empty()
+})
+
+async function settleOne(
+  { broker, principal }: Pick<Call<typeof ackRoute>, 'broker' | 'principal'>,
+  action: SettleAction,
+): Promise<Settled> {
+  const [settled] = await broker.settle([action], { queue: null, may: (queue) => mayReceive(principal, queue) })
+  if (!settled) throw new Error('the broker answered nothing')
+  if (settled.outcome === 'lease_lost') {
+    throw new BrokerError('lease_lost', 'This lease has ended; the message may have been handed to somebody else.')
+  }
+  if (settled.outcome === 'invalid_receipt') {
+    throw new BrokerError('invalid_receipt', 'This is not a receipt of this deployment.', {
+      errors: [{ pointer: 'path/receipt', detail: 'is not a receipt' }],
+    })
+  }
+  return settled
+}
+
+export const leaseEndpoints: readonly Endpoint[] = [ack, extend, nack, reject]

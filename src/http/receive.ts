@@ -1,0 +1,115 @@
+/** Receiving: one message or many, at once or by a long poll, and nothing left leased to a client that has gone. */
+import { createRoute, z } from '@hono/zod-openapi'
+import type { Broker, Received } from '../broker/index.ts'
+import { type Delivery, formatDuration, invalid, limits } from '../model/index.ts'
+import { type Answer, empty, json } from './answer.ts'
+import { type Endpoint, endpoint } from './endpoint.ts'
+import { type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
+import { durationParam, flagParam, integerParam } from './fields.ts'
+import { headerBytes, headersToSend } from './message_headers.ts'
+import { deliveryJson, deliveryOut } from './message_out.ts'
+import { problems, queueParam, security } from './route.ts'
+
+const DAY_MS = 86_400_000
+
+/** The bound on `wait` is a setting, checked in `take`. */
+export const waitParam = durationParam({ min: 0, max: DAY_MS })
+  .optional()
+  .openapi({ default: '0s', description: 'How long to wait for the first message; at most 55s.' })
+export const leaseParam = durationParam(limits.leaseMs)
+  .optional()
+  .openapi({ description: "1s to 12h; without it, the queue's." })
+export const countParam = integerParam({ min: 1, max: 1000 }, 1).optional()
+
+const receiveRoute = createRoute({
+  method: 'post',
+  path: '/v1/queues/{queue}/receive',
+  operationId: 'receiveMessages',
+  summary: 'Lease messages, waiting for the first one if asked to',
+  tags: ['leases'],
+  security,
+  request: {
+    params: queueParam,
+    query: z.strictObject({
+      max: countParam,
+      wait: waitParam,
+      lease: leaseParam,
+      raw: flagParam.openapi({ description: 'One message as it is: its body, its Content-Type, the rest in headers.' }),
+    }),
+  },
+  responses: {
+    200: {
+      description: 'The messages; with raw the body of the one',
+      headers: z.object({
+        'Postern-Message-Id': z.string().optional(),
+        'Postern-Receipt': z.string().optional(),
+        'Postern-Attempt': z.string().optional(),
+      }),
+      content: {
+        'application/json': {
+          schema: z.strictObject({ messages: z.array(deliveryOut) }).openapi('Deliveries'),
+        },
+        '*/*': { schema: { type: 'string', format: 'binary' } },
+      },
+    },
+    204: { description: 'Nothing there (raw)' },
+    ...problems(401, 403, 404),
+  },
+})
+
+const receive = endpoint(receiveRoute, 'receive', async (call) => {
+  const { query, queue } = call
+  if (query.raw && (query.max ?? 1) > 1) throw invalid('query/max', 'must be 1 with raw')
+  const messages = await take(call, queue, query)
+  if (!query.raw) return json(200, { messages: messages.map(deliveryJson) })
+  const [only] = messages
+  return only ? rawAnswer(only) : empty()
+})
+
+export const receiveEndpoints: readonly Endpoint[] = [receive]
+
+type Wanted = { max?: number | undefined; wait?: number | undefined; lease?: number | undefined }
+
+/** Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long. */
+export async function take(
+  { broker, exchange, maxWaitMs }: { broker: Broker; exchange: Exchange; maxWaitMs: number },
+  queue: string,
+  { max, wait, lease }: Wanted,
+): Promise<Delivery[]> {
+  checkWait(wait, maxWaitMs)
+  ignoreBody(exchange)
+  const received = await broker.receive(queue, {
+    max: max ?? 1,
+    waitMs: wait ?? 0,
+    leaseMs: lease ?? null,
+    signal: hangUp(exchange),
+  })
+  if (received.messages.length > 0) guard(exchange, received)
+  return received.messages
+}
+
+export function checkWait(wait: number | undefined, maxWaitMs: number): void {
+  if (wait !== undefined && wait > maxWaitMs)
+    throw invalid('query/wait', `must be at most ${formatDuration(maxWaitMs)}`)
+}
+
+function guard(exchange: Exchange, received: Received): void {
+  // Its own failure must not become this request's; the leases then end by themselves.
+  const giveBack = () => void received.giveBack().catch(() => {})
+  if (hasGone(exchange)) giveBack()
+  else ifUnwritten(exchange, giveBack)
+}
+
+function rawAnswer(delivery: Delivery): Answer<200> {
+  return {
+    status: 200,
+    body: delivery.body,
+    headers: {
+      ...headersToSend(delivery.headers),
+      'Content-Type': headerBytes(delivery.contentType),
+      'Postern-Message-Id': delivery.id,
+      'Postern-Receipt': delivery.receipt,
+      'Postern-Attempt': String(delivery.attempt),
+    },
+  }
+}
