@@ -64,16 +64,19 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
   async function handle(exchange: Exchange, principal: Principal | null, site: Site): Promise<Answer> {
     checkPath(exchange.path)
     const { req } = exchange.context
-    const param = (name: string): string => req.param(name) ?? ''
-    const queue = named ? checkName('path/queue', param('queue')) : ''
+    const queue = named ? checkName('path/queue', req.param('queue') ?? '') : ''
+    if (named) exchange.queue = queue
     checkAllowed(needs, principal, queue)
     return handler({
-      ...site,
+      broker: site.broker,
+      maxBodyBytes: site.maxBodyBytes,
+      maxWaitMs: site.maxWaitMs,
+      version: site.version,
       exchange,
       principal,
       queue,
       query: readQuery(exchange.search) as QueryOf<R>,
-      param,
+      param: (name) => req.param(name) ?? '',
       json: async () => {
         if (!jsonSchema) throw new Error(`${route.path} declares no JSON body`)
         return (await readJson(exchange, jsonSchema, jsonLimit)) as JsonOf<R>

@@ -12,7 +12,7 @@ export type Gate = {
   /** Throws forbidden when a browser was led here by somebody else's page. Lets everything pass when keys are needed. */
   checkOrigin(exchange: Exchange): void
   /** null: nobody in particular, where that is enough. Throws unauthenticated. */
-  identify(exchange: Exchange, needs: Needs): Promise<Principal | null>
+  identify(exchange: Exchange, needs: Needs): Principal | null | Promise<Principal>
 }
 
 export type GateOptions = {
@@ -41,7 +41,7 @@ export function createGate({ broker, rootKey, open, host }: GateOptions): Gate {
       throw new BrokerError('forbidden', 'Without a key requests from pages of other origins are refused.')
   }
 
-  async function identify(exchange: Exchange, needs: Needs): Promise<Principal | null> {
+  function identify(exchange: Exchange, needs: Needs): Principal | null | Promise<Principal> {
     if (needs === 'nothing') return null
     const given = header(exchange, 'authorization')
     if (given === undefined) {
@@ -52,6 +52,10 @@ export function createGate({ broker, rootKey, open, host }: GateOptions): Gate {
     const key = bearerPattern.exec(given)?.[1]
     if (key === undefined) throw new BrokerError('unauthenticated', 'The Authorization header is not `Bearer KEY`.')
     if (rootDigest && timingSafeEqual(rootDigest, digest(key))) return rootPrincipal
+    return holderOf(key)
+  }
+
+  async function holderOf(key: string): Promise<Principal> {
     const principal = await broker.authenticate(key)
     if (!principal) throw new BrokerError('unauthenticated', 'The API key is unknown, expired or revoked.')
     return principal

@@ -10,7 +10,7 @@ import type { Answer } from './answer.ts'
 import { openApiDocument, printYaml } from './document.ts'
 import type { Endpoint, Site } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
-import { type Exchange, type HttpEnv, hasGone, openExchange, rawPath, unreadBody } from './exchange.ts'
+import { type Exchange, type HttpEnv, hasGone, openExchange, rawPath, requestIds, unreadBody } from './exchange.ts'
 import { createGate } from './gate.ts'
 import { problem } from './problem.ts'
 import { unknownEndpoint } from './unknown.ts'
@@ -44,6 +44,7 @@ export const openApiYaml = (): string => printYaml(openApiDocument(endpoints))
 export function createHttp(deps: HttpDeps): Http {
   const app = new Hono<HttpEnv>({ getPath: rawPath })
   const gate = createGate(deps)
+  const newRequestId = requestIds()
   const { broker, maxBodyBytes, maxWaitMs, version } = deps
   const site: Site = { broker, maxBodyBytes, maxWaitMs, version }
 
@@ -66,25 +67,23 @@ export function createHttp(deps: HttpDeps): Http {
   for (const endpoint of endpoints) {
     const { method, path } = endpoint.route
     app.on(method.toUpperCase(), path.replaceAll(/\{(\w+)\}/g, ':$1'), (context) =>
-      serve(endpoint, openExchange(context)),
+      serve(endpoint, openExchange(context, newRequestId)),
     )
   }
   const unknown = unknownEndpoint(app, endpoints)
-  app.notFound((context) => serve(unknown, openExchange(context)))
+  app.notFound((context) => serve(unknown, openExchange(context, newRequestId)))
   return { fetch: app.fetch, app }
 }
 
 function respond(exchange: Exchange, { status, body, headers }: Answer): Response {
-  const common = {
-    'Postern-Request-Id': exchange.requestId,
-    'X-Content-Type-Options': 'nosniff',
-    'Cache-Control': 'no-store',
-  }
+  headers['Postern-Request-Id'] = exchange.requestId
+  headers['X-Content-Type-Options'] = 'nosniff'
+  headers['Cache-Control'] ??= 'no-store'
   const unread = status >= 400 && typeof body === 'string' ? unreadBody(exchange, status, body) : null
   // A plain object, not Headers: the server writes it as it is.
   return new Response(unread ? unread.body : (body as string | Uint8Array<ArrayBuffer> | null), {
     status,
-    headers: unread ? { ...common, ...headers, ...unread.headers } : { ...common, ...headers },
+    headers: unread ? { ...headers, ...unread.headers } : headers,
   })
 }
 
@@ -95,23 +94,23 @@ function accessLine(
   answer: Answer,
   error: unknown,
 ): Record<string, unknown> {
-  const queue = endpoint.route.path.includes('{queue}') ? exchange.context.req.param('queue') : undefined
+  const { method, path, startedMs, requestId, bytesIn, queue } = exchange
   return {
     event: 'request',
-    method: exchange.method,
+    method,
     route: endpoint.route.path,
     // A receipt is as good as a key to its message.
-    path: exchange.path.replace(/^\/v1\/leases\/[^/]+/, '/v1/leases/{receipt}').slice(0, 300),
+    path: path.startsWith('/v1/leases/') ? path.replace(/^(.{11})[^/]+/, '$1{receipt}') : path.slice(0, 300),
     status: answer.status,
-    duration_ms: Math.round((monotonicMs() - exchange.startedMs) * 100) / 100,
-    request_id: exchange.requestId,
+    duration_ms: Math.round((monotonicMs() - startedMs) * 100) / 100,
+    request_id: requestId,
     principal: principal?.id ?? null,
-    bytes_in: exchange.bytesIn,
+    bytes_in: bytesIn,
     bytes_out: answer.body === null ? 0 : Buffer.byteLength(answer.body),
-    ...(queue === undefined ? {} : { queue: queue.slice(0, 80) }),
-    ...(hasGone(exchange) ? { aborted: true } : {}),
-    ...(error instanceof BrokerError ? { code: error.code } : {}),
-    ...(error !== undefined && answer.status >= 500 ? { error: describe(error) } : {}),
+    queue,
+    aborted: hasGone(exchange) || undefined,
+    code: error instanceof BrokerError ? error.code : undefined,
+    error: error !== undefined && answer.status >= 500 ? describe(error) : undefined,
   }
 }
 

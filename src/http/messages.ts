@@ -1,6 +1,6 @@
 /** Sending one message, and looking at messages without leasing them. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { type FieldError, invalid, limits, type NewMessage } from '../model/index.ts'
+import { invalid, limits, type NewMessage } from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
 import { type Exchange, header, readBody } from './exchange.ts'
@@ -11,6 +11,7 @@ import { messageJson, messageOut } from './message_out.ts'
 import { jsonOf, problems, queueParam, security } from './route.ts'
 
 const tags = ['messages']
+const nothing = Buffer.alloc(0)
 
 const sentOut = z
   .strictObject({ id: z.string(), available_at: timeOut.openapi({ description: 'When it can first be received.' }) })
@@ -52,9 +53,9 @@ const sendRoute = createRoute({
 
 const send = endpoint(sendRoute, 'send', async (call) => {
   const { broker, exchange, queue } = call
-  const described = describe(exchange, call.query)
-  const body = await readBody(exchange, call.maxBodyBytes)
-  const message = { ...described, body, contentType: typeOfBody(described.contentType, body) }
+  const message = describe(exchange, call.query)
+  message.body = await readBody(exchange, call.maxBodyBytes)
+  message.contentType = typeOfBody(message.contentType, message.body)
   const [sent] = await broker.send(queue, [message])
   if (!sent) throw new Error('the broker answered nothing')
   if (sent instanceof Error) throw sent
@@ -76,14 +77,12 @@ function describe(exchange: Exchange, query: Call<typeof sendRoute>['query']): N
   const { headers, errors } = headersOf(exchange)
   const contentType = headerText(header(exchange, 'content-type') || standardType)
   const wrongType = contentTypeError(contentType)
-  const all: FieldError[] = [
-    ...errors,
-    ...(wrongType ? [{ pointer: 'header/content-type', detail: wrongType }] : []),
-    ...optionErrors(query, (option) => `query/${option}`),
-  ]
-  if (all.length > 0) throw refuse(all)
-  const options = { ...query, dedup_id: dedupId(exchange, query.dedup_id) }
-  return newMessage(Buffer.alloc(0), contentType, withTrace(headers, traceOf(exchange)), options)
+  if (wrongType) errors.push({ pointer: 'header/content-type', detail: wrongType })
+  errors.push(...optionErrors(query, (option) => `query/${option}`))
+  if (errors.length > 0) throw refuse(errors)
+  const message = newMessage(nothing, contentType, withTrace(headers, traceOf(exchange)), query)
+  message.dedupId = dedupId(exchange, query.dedup_id) ?? null
+  return message
 }
 
 function dedupId(exchange: Exchange, inQuery: string | undefined): string | undefined {
