@@ -13,7 +13,7 @@ import {
 import { type Answer, json } from './answer.ts'
 import { batchIn, type Item, readJsonBatch, readLines } from './batch_items.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
-import { hasBody, readBody } from './exchange.ts'
+import { readBody } from './exchange.ts'
 import { flagParam, refuse } from './fields.ts'
 import { isJsonType, mediaType, notJson } from './json_body.ts'
 import { traceOf } from './message_headers.ts'
@@ -75,8 +75,8 @@ async function readItems({ exchange, maxBodyBytes }: Call<typeof batchRoute>): P
   const type = mediaType(exchange)
   const isLines = lineTypes.has(type)
   if (!isLines && !isJsonType(type)) throw notJson('application/json or application/x-ndjson')
-  if (!hasBody(exchange)) throw invalid('/messages', `must be 1 to ${messageLimits.batchMessages} messages`)
   const bytes = await readBody(exchange, messageLimits.batchBytes)
+  if (bytes.length === 0) throw invalid('/messages', `must be 1 to ${messageLimits.batchMessages} messages`)
   const options = { maxBodyBytes, trace: traceOf(exchange) }
   return isLines ? readLines(bytes, options) : readJsonBatch(bytes, options)
 }

@@ -28,7 +28,7 @@ const textType = 'text/plain; charset=utf-8'
 export const batchItem = z
   .strictObject(
     {
-      body: z.unknown().openapi({
+      body: z.unknown().optional().openapi({
         description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
       }),
       body_base64: z.string('must be a string').optional(),

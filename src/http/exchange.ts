@@ -199,19 +199,23 @@ export function unreadBody(
 }
 
 function untilRead(incoming: IncomingMessage, text: string): ReadableStream {
+  let finish: (() => void) | undefined
   return new ReadableStream({
     start(controller) {
       controller.enqueue(Buffer.from(text))
-      let open = true
-      const finish = () => {
-        if (!open) return
-        open = false
+      finish = () => {
+        finish = undefined
         deadline.cancel()
-        incoming.off('end', finish).off('close', finish)
+        incoming.off('end', end).off('close', end)
         controller.close()
       }
-      const deadline = after(lingerMs, finish)
-      incoming.on('end', finish).on('close', finish).resume()
+      const end = () => finish?.()
+      const deadline = after(lingerMs, end)
+      incoming.on('end', end).on('close', end).resume()
+    },
+    // The client has gone: nothing is left to close.
+    cancel() {
+      finish = undefined
     },
   })
 }

@@ -15,6 +15,8 @@ import { createGate } from './gate.ts'
 import { problem } from './problem.ts'
 import { unknownEndpoint } from './unknown.ts'
 
+/** For tests: what is declared, to hold the answers against. */
+export { endpoints } from './endpoints.ts'
 export { type Listening, type ListenOptions, listen } from './server.ts'
 
 /** Takes the one line about a request. Never a body, a key, a receipt or a query's values. */
