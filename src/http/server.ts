@@ -49,8 +49,6 @@ const defaults: Timeouts = {
 }
 
 export async function listen(http: { fetch: unknown }, options: ListenOptions): Promise<Listening> {
-  /** Of each open connection the latest answer, under way or done. */
-  const answers = new Map<Duplex, ServerResponse | undefined>()
   const refuse = refusals(options.log)
   let stopping = false
   const listener = getRequestListener(http.fetch as Fetch, {
@@ -65,10 +63,7 @@ export async function listen(http: { fetch: unknown }, options: ListenOptions): 
   }
 
   const server = httpServer({ ...defaults, ...options.timeouts })
-  server.on('connection', (socket) => {
-    answers.set(socket, undefined)
-    socket.once('close', () => answers.delete(socket))
-  })
+  const answers = answersByConnection(server)
   // Without the last two Node would answer `Expect` itself: a body could not be refused before it is sent.
   server.on('request', onRequest).on('checkContinue', onRequest).on('checkExpectation', onRequest)
   server.on('clientError', (error, socket) => refuse.socket(error, socket, answers.get(socket)))
@@ -100,6 +95,16 @@ export async function listen(http: { fetch: unknown }, options: ListenOptions): 
       return closed
     },
   }
+}
+
+/** Of each open connection the latest answer, under way or done; filled by whoever takes the request. */
+function answersByConnection(server: Server): Map<Duplex, ServerResponse | undefined> {
+  const answers = new Map<Duplex, ServerResponse | undefined>()
+  server.on('connection', (socket) => {
+    answers.set(socket, undefined)
+    socket.once('close', () => answers.delete(socket))
+  })
+  return answers
 }
 
 function httpServer(times: Timeouts): Server {
