@@ -1,1 +1,2 @@
+export { type BrokerOptions, createBroker } from './broker.ts'
 export type * from './types.ts'

@@ -20,6 +20,8 @@ export type LeasedRow = {
   key: string | null
   headers: Record<string, string> | null
   body: Buffer | null
+  /** The same on every row: the bodies of the statement came to `maxBytes`, and something ready was left. */
+  cut: boolean
 }
 
 /**
@@ -52,7 +54,8 @@ update postern.messages m set lease_token = $7::bigint, leased_until = now() + $
 where m.ctid = any (array(select tid from t))
 returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, m.body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
-  m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted`
+  m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
+  (select count(*) from c) > (select count(*) from t) as cut`
 
 /**
  * Leases messages under `token`, which must be new, for `leaseMs`. Rows that came out are leased, and are so even when

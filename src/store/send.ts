@@ -11,6 +11,8 @@ export type SendItem = {
   group: number
   /** Lease it to a waiting receiver for so many milliseconds, if it may be leased and nothing is ahead of it; 0: do not. */
   handMs: number
+  /** On a lifo queue positions count down. */
+  descending: boolean
 }
 
 /** Where a ready message that goes before a handed-over one could lie: a lane and its mark. */

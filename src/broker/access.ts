@@ -1,0 +1,45 @@
+/** Who holds an API key. Answers are remembered for less than a second, and forgotten when a key is revoked. */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { LRUCache } from 'lru-cache'
+import type { ApiKey, Principal, Scope } from '../model/index.ts'
+import type { Database } from '../store/index.ts'
+import * as store from '../store/index.ts'
+
+const rememberMs = 800
+const secretPattern = /^postern_([0-9a-f]{16})_[A-Za-z0-9_-]{43}$/
+const hashOf = (secret: string): Buffer => createHash('sha256').update(secret).digest()
+
+export type Access = {
+  authenticate(secret: string): Promise<Principal | null>
+  create(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
+  forget(): void
+}
+
+export function createAccess(db: Database): Access {
+  // By hash, so that no secret is kept in memory.
+  const known = new LRUCache<string, { principal: Principal }>({ max: 10_000, ttl: rememberMs })
+
+  async function authenticate(secret: string): Promise<Principal | null> {
+    const id = secretPattern.exec(secret)?.[1]
+    if (id === undefined) return null
+    const hash = hashOf(secret)
+    const name = hash.toString('base64')
+    const remembered = known.get(name)
+    if (remembered) return remembered.principal
+    const key = await store.findKey(db, id)
+    if (!key || key.hash.length !== hash.length || !timingSafeEqual(key.hash, hash)) return null
+    const principal: Principal = { id: key.id, root: false, scopes: key.scopes }
+    known.set(name, { principal })
+    return principal
+  }
+
+  return {
+    authenticate,
+    async create(key) {
+      const id = randomBytes(8).toString('hex')
+      const secret = `postern_${id}_${randomBytes(32).toString('base64url')}`
+      return { ...(await store.insertKey(db, { id, hash: hashOf(secret), ...key })), secret }
+    },
+    forget: () => known.clear(),
+  }
+}

@@ -1,0 +1,257 @@
+/** Everything that is neither sending, receiving nor settling: queues, browsing, keys. */
+import { monotonicMs } from '../base/index.ts'
+import {
+  BrokerError,
+  defaultSettings,
+  desiredConsumers,
+  drainSeconds,
+  invalid,
+  messageId,
+  messageLimits,
+  parseMessageId,
+  priorityOf,
+  type Queue,
+  type QueueSettings,
+  type StoredMessage,
+} from '../model/index.ts'
+import type { Counted, Database, StoredRow } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import type { Access } from './access.ts'
+import type { Queues } from './queues.ts'
+import type { Admin, QueueWithCounts } from './types.ts'
+
+type Options = {
+  db: Database
+  queues: Queues
+  access: Access
+  /** Sent and settled here and not yet recorded. */
+  unrecorded(queueId: number): { sent: number; settled: number }
+  queueChanged(queueId: number): void
+  queueDeleted(queueId: number): void
+  keysChanged(): void
+}
+
+export function createAdmin({
+  db,
+  queues,
+  access,
+  unrecorded,
+  queueChanged,
+  queueDeleted,
+  keysChanged,
+}: Options): Admin {
+  const counted = countCache(db)
+
+  async function withCounts(list: readonly Queue[]): Promise<QueueWithCounts[]> {
+    const counts = await counted(list.map((queue) => queue.id))
+    return list.map((queue) => {
+      const { ready = 0, delayed = 0, leased = 0, dead = 0 } = counts.get(queue.id) ?? {}
+      return { ...queue, counts: { ready, delayed, leased, dead } }
+    })
+  }
+
+  async function one(queue: Queue): Promise<QueueWithCounts> {
+    const [found] = await withCounts([queue])
+    return found as QueueWithCounts
+  }
+
+  async function putQueue(
+    name: string,
+    given: Partial<QueueSettings>,
+  ): Promise<{ queue: QueueWithCounts; created: boolean }> {
+    if (given.order === 'keyed')
+      throw invalid('/order', 'keyed queues are not available in this version; use fifo or lifo')
+    const target = given.deadLetterQueue ?? null
+    if (target === name) throw invalid('/dead_letter_queue', 'a queue cannot be its own dead-letter queue')
+    const put = await store.putQueue(
+      db,
+      name,
+      { ...defaultSettings, ...given },
+      Object.keys(given) as (keyof QueueSettings)[],
+    )
+    if (!put) {
+      if (target !== null && (await store.queuesByName(db, [target])).length === 0) {
+        throw invalid('/dead_letter_queue', `there is no queue ${target}: create it first`)
+      }
+      throw new BrokerError('setting_is_fixed', 'The order of a queue is fixed when it is created.', {
+        errors: [{ pointer: '/order', detail: 'fixed when the queue is created' }],
+      })
+    }
+    queues.remember(put.queue)
+    queueChanged(put.queue.id)
+    return { queue: await one(put.queue), created: put.created }
+  }
+
+  async function listQueues({ limit, cursor, may }: Parameters<Admin['listQueues']>[0]) {
+    const shown: Queue[] = []
+    let after = decodeCursor<string>(cursor) ?? ''
+    let more = true
+    while (more && shown.length < limit) {
+      const some = await store.listQueues(db, after, limit + 1)
+      more = some.length > limit
+      for (const queue of some) {
+        if (shown.length === limit) {
+          more = true
+          break
+        }
+        after = queue.name
+        if (may(queue.name)) shown.push(queue)
+      }
+    }
+    return { data: await withCounts(shown), nextCursor: more ? encodeCursor(after) : null }
+  }
+
+  async function browseMessages(
+    name: string,
+    state: StoredMessage['state'],
+    { limit, cursor }: { limit: number; cursor: string | null },
+  ) {
+    const queue = await queues.fresh(name)
+    const from = decodeCursor<{ first: number; second: number }>(cursor) ?? store.browseStart
+    const rows = await store.browse(db, queue.id, state, from, limit + 1, messageLimits.answerBytes)
+    const page = rows.slice(0, limit)
+    // A page may also be short because of its bodies: only an empty next one is the end.
+    const last = page.at(-1)
+    const whole =
+      rows.length <= limit &&
+      page.reduce((sum, row) => sum + (row.body?.length ?? 0), 0) < messageLimits.answerBytes / 2
+    return {
+      data: page.map(storedFrom),
+      nextCursor: last && !whole ? encodeCursor({ first: last.first, second: last.second }) : null,
+    }
+  }
+
+  const noMessage = (id: string): BrokerError =>
+    new BrokerError('message_not_found', `There is no message ${id} in this queue.`)
+
+  return {
+    putQueue,
+    getQueue: async (name) => one(await queues.fresh(name)),
+    listQueues,
+    async deleteQueue(name, force) {
+      const gone = await store.deleteQueue(db, name, force)
+      if (!gone) throw new BrokerError('queue_not_found', `There is no queue ${name}.`)
+      if (!gone.deleted)
+        throw new BrokerError(
+          'queue_not_empty',
+          `The queue ${name} is not empty: purge it, or delete it with ?force=true.`,
+        )
+      queueDeleted(gone.id)
+    },
+    async purgeQueue(name, states) {
+      const queue = await queues.fresh(name)
+      const upTo = await store.lastPosition(db)
+      let purged = 0
+      for (;;) {
+        const some = await store.sweep(db, [queue.id], states, upTo, 10_000)
+        purged += some
+        if (some === 0) break
+      }
+      queueChanged(queue.id)
+      return purged
+    },
+    async queueStats(name) {
+      const queue = await queues.fresh(name)
+      const [counts, recorded] = await Promise.all([counted([queue.id]), store.ratesOf(db, queue.id)])
+      const { ready = 0, delayed = 0, leased = 0, dead = 0, oldestReadyAgeS = 0 } = counts.get(queue.id) ?? {}
+      const here = unrecorded(queue.id)
+      const inRate = (recorded.sent + here.sent) / 60
+      const outRate = (recorded.settled + here.settled) / 60
+      const drainS = drainSeconds(ready, inRate, outRate)
+      return {
+        ready,
+        delayed,
+        leased,
+        dead,
+        oldestReadyAgeS,
+        inRate,
+        outRate,
+        drainS,
+        desiredConsumers: desiredConsumers({ ready, leased, inRate, outRate }),
+      }
+    },
+    browseMessages,
+    async getMessage(name, id) {
+      const queue = await queues.fresh(name)
+      const position = parseMessageId(id)
+      const row = position === null ? null : await store.findMessage(db, queue.id, position)
+      if (!row) throw noMessage(id)
+      return storedFrom(row)
+    },
+    async deleteMessage(name, id) {
+      const queue = await queues.fresh(name)
+      const position = parseMessageId(id)
+      if (position === null || !(await store.removeMessage(db, queue.id, position))) throw noMessage(id)
+      queueChanged(queue.id)
+    },
+    createKey: access.create,
+    async listKeys({ limit, cursor }) {
+      const from = decodeCursor<{ at: number; id: string }>(cursor) ?? { at: 0, id: '' }
+      const keys = await store.listKeys(db, { createdAt: new Date(from.at), id: from.id }, limit + 1)
+      const last = keys.length > limit ? keys[limit - 1] : undefined
+      return {
+        data: keys.slice(0, limit),
+        nextCursor: last ? encodeCursor({ at: last.createdAt.getTime(), id: last.id }) : null,
+      }
+    },
+    async deleteKey(id) {
+      if (!(await store.deleteKey(db, id))) throw new BrokerError('key_not_found', `There is no key ${id}.`)
+      access.forget()
+      keysChanged()
+    },
+    problems: () => store.problems(db).catch(() => ['The database does not answer.']),
+  }
+}
+
+/** What a count cost is what it is worth: twenty times as long, when it cost anything. */
+function countCache(db: Database): (ids: readonly number[]) => Promise<Map<number, Counted>> {
+  const kept = new Map<number, { counted: Counted; untilMs: number }>()
+  return async (ids) => {
+    const nowMs = monotonicMs()
+    for (const [id, { untilMs }] of kept) if (untilMs < nowMs) kept.delete(id)
+    const missing = ids.filter((id) => !kept.has(id))
+    const fresh = missing.length > 0 ? await store.countMessages(db, missing) : []
+    const costMs = (monotonicMs() - nowMs) / Math.max(1, missing.length)
+    if (costMs > 25)
+      for (const counted of fresh) kept.set(counted.id, { counted, untilMs: monotonicMs() + 20 * costMs })
+    const found = new Map(fresh.map((counted) => [counted.id, counted]))
+    for (const id of ids) {
+      const old = kept.get(id)
+      if (old && !found.has(id)) found.set(id, old.counted)
+    }
+    return found
+  }
+}
+
+function storedFrom(row: StoredRow): StoredMessage {
+  return {
+    id: messageId(row.id),
+    state: row.state,
+    body: row.body ?? Buffer.alloc(0),
+    contentType: row.content_type,
+    headers: row.headers ?? {},
+    key: row.key,
+    priority: priorityOf(row.lane),
+    attempts: row.attempts,
+    enqueuedAt: row.enqueued_at,
+    expiresAt: row.state === 'dead' ? null : row.expires_at,
+    availableAt: row.due_at,
+    leaseExpiresAt: row.leased_until,
+    dead:
+      row.reason === null || row.died_at === null
+        ? null
+        : { reason: row.reason, lastError: row.last_error, diedAt: row.died_at, origin: row.origin ?? '' },
+  }
+}
+
+const encodeCursor = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url')
+
+function decodeCursor<T>(cursor: string | null): T | null {
+  if (cursor === null) return null
+  try {
+    const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString())
+    const parts = typeof value === 'object' && value !== null ? Object.values(value) : [value]
+    if (parts.every((part) => typeof part === 'number' || typeof part === 'string')) return value as T
+  } catch {}
+  throw invalid('query/cursor', 'not a cursor of this list')
+}

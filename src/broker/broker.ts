@@ -1,0 +1,205 @@
+/** Joins the broker's parts behind its door. */
+import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
+import { BrokerError, type Delivery, messageId, priorityOf, receiptCodec } from '../model/index.ts'
+import * as store from '../store/index.ts'
+import { type Appended, connect, type MovedRow, type MoveKind } from '../store/index.ts'
+import { createAccess } from './access.ts'
+import { createAdmin } from './admin.ts'
+import { createCluster } from './cluster.ts'
+import type { Taken } from './lines.ts'
+import { createMarks } from './marks.ts'
+import { createQueues } from './queues.ts'
+import { createRates } from './rates.ts'
+import { createReceiver, queueDeleted } from './receive.ts'
+import { createSettler } from './settle.ts'
+import type { Broker, ReceiveOptions } from './types.ts'
+import { startUpkeep, type Upkeep } from './upkeep.ts'
+import { createWriter } from './write.ts'
+
+export type BrokerOptions = {
+  databaseUrl: string
+  /** For LISTEN, when `databaseUrl` leads through a pooler; null: the same, or none without prepared statements. */
+  listenUrl: string | null
+  /** Connections to Postgres, besides the one that listens. */
+  pool: number
+  /** false behind PgBouncer in transaction mode. */
+  prepare: boolean
+  /** Whether this gateway also does what nobody asks for: expiry, promotion, retention. */
+  upkeep: boolean
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+const sweepHeardMs = 5_000
+const sweepUnheardMs = 1_000
+
+/** A broker on a migrated database. `start` before use; `stop` ends it for good. */
+export function createBroker(options: BrokerOptions): Broker {
+  const { log } = options
+  const db = connect(options)
+  let codec: ReturnType<typeof receiptCodec> | undefined
+  let upkeep: Upkeep | undefined
+  let recording: Loop | undefined
+
+  const cluster = createCluster({
+    db,
+    listenUrl: options.listenUrl ?? (options.prepare ? options.databaseUrl : null),
+    log,
+    on: {
+      appended: (item) => heardAppended(item),
+      rung: (queueId) => receiver.ring(queueId),
+      queueChanged: (queueId) => void recheck(queueId),
+      keysChanged: () => access.forget(),
+      lost() {
+        marks.reset()
+        queues.clear()
+        access.forget()
+        receiver.ringAll()
+      },
+    },
+  })
+  const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs))
+  const queues = createQueues(db, cluster.listening)
+  const access = createAccess(db)
+  const rates = createRates()
+  const receiver = createReceiver({ db, marks, cluster, giveBack: (taken) => endLeases(taken, 'return'), bury, log })
+  const settler = createSettler({
+    db,
+    queues,
+    codec: () => receipts(),
+    moved,
+    settled(queue, count) {
+      rates.settled(queue.id, count)
+      if (queue.maxLeased === null) return
+      receiver.ring(queue.id)
+      cluster.rung(queue.id)
+    },
+  })
+  const write = createWriter({
+    db,
+    queues,
+    marks,
+    cluster,
+    receiver,
+    appended: (queueId, lane, position) => ownAppended({ queueId, lane, position }),
+    scheduled: (inMs) => upkeep?.dueIn(inMs),
+    sent: rates.sent,
+  })
+
+  function receipts(): ReturnType<typeof receiptCodec> {
+    if (!codec) throw new BrokerError('unavailable', 'The gateway is starting.', { retryAfterS: 1 })
+    return codec
+  }
+
+  function heardAppended({ queueId, lane, position }: Appended): void {
+    marks.lower(queueId, lane, position)
+    receiver.ring(queueId)
+  }
+
+  function ownAppended(item: Appended): void {
+    heardAppended(item)
+    cluster.appended(item)
+  }
+
+  function moved(rows: readonly MovedRow[]): void {
+    for (const row of rows) {
+      if (row.fate === 'ready') ownAppended({ queueId: row.queue_id, lane: row.lane, position: row.position })
+      else if (row.fate === 'delayed') upkeep?.dueIn(row.due_ms)
+    }
+  }
+
+  /** A queue that another gateway has changed, resumed or deleted. */
+  async function recheck(queueId: number): Promise<void> {
+    queues.forget(queueId)
+    const queue = await queues.byId(queueId).catch(() => undefined)
+    if (queue === null) receiver.close(queueId, queueDeleted())
+    else receiver.ring(queueId)
+  }
+
+  function endLeases(taken: readonly Taken[], kind: MoveKind): void {
+    const items = taken.map(({ row, token }) => ({
+      receipt: { queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token },
+      kind: row.expired && kind !== 'return' ? ('expired' as const) : kind,
+      delayMs: 0,
+      error: null,
+    }))
+    // What cannot be given back now comes back when its lease ends.
+    settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
+  }
+
+  function bury(taken: readonly Taken[]): void {
+    endLeases(taken, 'nack')
+  }
+
+  function deliveryOf({ row, token }: Taken): Delivery {
+    return {
+      id: messageId(row.id),
+      receipt: receipts().encode({ queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token }),
+      body: row.body ?? Buffer.alloc(0),
+      contentType: row.content_type,
+      headers: row.headers ?? {},
+      key: row.key,
+      priority: priorityOf(row.lane),
+      attempt: row.attempts,
+      enqueuedAt: new Date(row.enqueued_ms),
+      leaseExpiresAt: new Date(row.leased_until_ms),
+    }
+  }
+
+  async function receive(name: string, { max, waitMs, leaseMs, signal }: ReceiveOptions) {
+    receipts()
+    const queue = await queues.byName(name)
+    const taken = await receiver.receive(queue, max, waitMs, leaseMs ?? queue.leaseMs, signal)
+    if (taken.length > 0 && signal.aborted) {
+      endLeases(taken, 'return')
+      return { messages: [], giveBack: async () => {} }
+    }
+    if (taken.length === 0 && waitMs === 0) await queues.byName(name)
+    return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
+  }
+
+  const admin = createAdmin({
+    db,
+    queues,
+    access,
+    unrecorded: rates.unrecorded,
+    queueChanged(queueId) {
+      receiver.ring(queueId)
+      cluster.queueChanged(queueId)
+    },
+    queueDeleted(queueId) {
+      queues.forget(queueId)
+      receiver.close(queueId, queueDeleted())
+      cluster.queueChanged(queueId)
+    },
+    keysChanged: cluster.keysChanged,
+  })
+
+  return {
+    send: (queue, messages, more) => write(queue, messages, more?.atomic ?? false),
+    receive,
+    settle: settler.settle,
+    authenticate: access.authenticate,
+    admin,
+    async start() {
+      codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
+      await cluster.start()
+      if (options.upkeep) upkeep = startUpkeep({ db, appended: ownAppended, moved, log })
+      recording = loop(
+        async () => {
+          const some = rates.take()
+          if (some.length > 0) await store.recordRates(db, cluster.gateway, some)
+          return 5_000
+        },
+        { retryMs: 5_000, failed: (error) => log('recording rates failed', { error }) },
+      )
+    },
+    async stop(drainMs) {
+      const untilMs = monotonicMs() + drainMs
+      await receiver.stop()
+      while (receiver.waiting() > 0 && monotonicMs() < untilMs) await sleep(10)
+      await Promise.all([upkeep?.stop(), recording?.stop()])
+      await cluster.stop()
+      await db.close()
+    },
+  }
+}

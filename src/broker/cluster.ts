@@ -1,0 +1,174 @@
+/**
+ * What this gateway and the others tell each other: what became ready where, which queue's settings changed, that a key is
+ * gone. Said at most every few milliseconds, together. A heartbeat that does not come back shows that listening has
+ * silently died; a peer whose heartbeat stays away is taken for dead.
+ */
+import { randomUUID } from 'node:crypto'
+import { after, type Loop, loop, monotonicMs, type Timer } from '../base/index.ts'
+import type { Appended, Database, Listening } from '../store/index.ts'
+import * as store from '../store/index.ts'
+
+export type ClusterEvents = {
+  appended(appended: Appended): void
+  /** Something other than an append may let receivers of this queue go on. */
+  rung(queueId: number): void
+  queueChanged(queueId: number): void
+  keysChanged(): void
+  /** Announcements may have been missed. */
+  lost(): void
+}
+
+export type Cluster = {
+  gateway: string
+  appended(appended: Appended): void
+  rung(queueId: number): void
+  queueChanged(queueId: number): void
+  keysChanged(): void
+  /** Whether announcements arrive, as far as is known. */
+  listening(): boolean
+  /** Whether anybody else may be serving the same queues. */
+  hasPeers(): boolean
+  start(): Promise<void>
+  stop(): Promise<void>
+}
+
+const announceEveryMs = 3
+const heartbeatMs = 2_000
+const silenceMs = 7_000
+const helloWaitMs = 3_000
+
+type Options = {
+  db: Database
+  listenUrl: string | null
+  on: ClusterEvents
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
+  const gateway = randomUUID().slice(0, 8)
+  const peers = new Map<string, number>()
+  const pendingAppends = new Map<string, Appended>()
+  const pendingWords = new Set<string>()
+  let timer: Timer | undefined
+  let listening: Listening | undefined
+  let heardSelfMs = Number.NEGATIVE_INFINITY
+  let heartbeat: Loop | undefined
+  let firstHeard: (() => void) | undefined
+
+  const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
+
+  function say(word?: string): void {
+    if (word !== undefined) pendingWords.add(word)
+    timer ??= after(announceEveryMs, () => {
+      timer = undefined
+      void flush()
+    })
+  }
+
+  async function flush(): Promise<void> {
+    const appends = [...pendingAppends.values()].map((item) => `${item.queueId}:${item.lane}:${item.position}`)
+    const words = [...pendingWords]
+    pendingAppends.clear()
+    pendingWords.clear()
+    const payloads = words.map((word) => `${gateway} ${word}`)
+    let line = ''
+    for (const item of appends) {
+      if (line.length + item.length > store.maxPayload) {
+        payloads.push(`${gateway} append${line}`)
+        line = ''
+      }
+      line += ` ${item}`
+    }
+    if (line !== '') payloads.push(`${gateway} append${line}`)
+    // What cannot be said now is found by the others' sweeps.
+    await store.notify(db, payloads).catch((error: unknown) => log('announce failed', { error }))
+  }
+
+  function heard(payload: string): void {
+    const [from = '', word, ...rest] = payload.split(' ')
+    if (from === gateway) {
+      if (word === 'alive') {
+        heardSelfMs = monotonicMs()
+        firstHeard?.()
+      }
+      return
+    }
+    if (!peers.has(from) && word === 'alive') say('alive')
+    peers.set(from, monotonicMs())
+    if (word === 'leaving') peers.delete(from)
+    else if (word === 'append') {
+      for (const item of rest) {
+        const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
+        on.appended({ queueId, lane, position })
+      }
+    } else if (word === 'ring') on.rung(Number(rest[0]))
+    else if (word === 'queue') on.queueChanged(Number(rest[0]))
+    else if (word === 'keys') on.keysChanged()
+  }
+
+  function listen(): void {
+    if (listenUrl === null) return
+    listening = store.listen(
+      { databaseUrl: listenUrl, prepare: true },
+      {
+        heard,
+        listening: () => {
+          on.lost()
+          say('alive')
+        },
+        failed: (error) => log('listen failed', { error }),
+      },
+    )
+  }
+
+  async function beat(): Promise<number> {
+    if (listenUrl === null) return 60_000
+    if (!isListening()) {
+      log('listening again', {})
+      on.lost()
+      await listening?.close().catch(() => {})
+      listen()
+      return helloWaitMs
+    }
+    for (const [peer, heardMs] of peers) {
+      if (monotonicMs() - heardMs < silenceMs) continue
+      // It may have died holding rows that others skipped.
+      peers.delete(peer)
+      on.lost()
+    }
+    say('alive')
+    return heartbeatMs
+  }
+
+  return {
+    gateway,
+    appended(item) {
+      const name = `${item.queueId}:${item.lane}`
+      const known = pendingAppends.get(name)
+      if (!known || item.position < known.position) pendingAppends.set(name, item)
+      say()
+    },
+    rung: (queueId) => say(`ring ${queueId}`),
+    queueChanged: (queueId) => say(`queue ${queueId}`),
+    keysChanged: () => say('keys'),
+    listening: isListening,
+    hasPeers: () => peers.size > 0 || !isListening(),
+    async start() {
+      if (listenUrl === null) return
+      const began = new Promise<void>((resolve) => {
+        firstHeard = resolve
+        after(helloWaitMs, resolve)
+      })
+      listen()
+      await began
+      heartbeat = loop(beat, { retryMs: heartbeatMs, failed: (error) => log('heartbeat failed', { error }) })
+    },
+    async stop() {
+      await heartbeat?.stop()
+      pendingWords.add('leaving')
+      timer?.cancel()
+      await flush()
+      await listening?.close().catch(() => {})
+    },
+  }
+}

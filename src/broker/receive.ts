@@ -1,0 +1,271 @@
+/**
+ * Receiving: whoever asks takes a place in its queue's line; one lease statement looks for all who may find something, in as
+ * many queues as there are, and what it brings is dealt out in the order of the places. A long poll holds no connection.
+ */
+import { type Loop, loop, randomToken } from '../base/index.ts'
+import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
+import type { Database, LeasedRow } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import type { Cluster } from './cluster.ts'
+import { createLines, type Line, type Taken, type Waiter } from './lines.ts'
+import type { Flight, Marks } from './marks.ts'
+
+const statementsAtOnce = 2
+const rowsPerQueue = 1000
+const rowsPerStatement = 2000
+const queuesPerStatement = 500
+const netEveryMs = 500
+
+export type Receiver = {
+  receive(queue: Queue, max: number, waitMs: number, leaseMs: number, signal: AbortSignal): Promise<Taken[]>
+  /** Something may be ready in this queue. */
+  ring(queueId: number): void
+  ringAll(): void
+  /** The queue is gone: its receivers are answered. */
+  close(queueId: number, error: Error): void
+  /** Idle receivers of a queue to which new messages may be handed, in order. They are busy until `handed`. */
+  reserve(queueId: number, messages: number): Waiter[]
+  /** What a reserved receiver got; nothing sends it back to its place. */
+  handed(waiter: Waiter, taken: Taken[]): void
+  waiting(): number
+  stop(): Promise<void>
+}
+
+type Options = {
+  db: Database
+  marks: Marks
+  cluster: Cluster
+  /** Leases that nobody is left to take: ready again at once, uncounted. */
+  giveBack(taken: readonly Taken[]): void
+  /** Leased, but its time is up or its attempts are spent. */
+  bury(taken: readonly Taken[]): void
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+/** One queue's part in one lease statement. */
+type Share = { line: Line; waiters: Waiter[]; limit: number; flight: Flight }
+
+export function createReceiver({ db, marks, cluster, giveBack, bury, log }: Options): Receiver {
+  const lines = createLines()
+  const hungry = new Set<number>()
+  let running = 0
+  let pumping = false
+  let stopped = false
+
+  function pumpSoon(): void {
+    if (pumping) return
+    pumping = true
+    setImmediate(pump)
+  }
+
+  function pump(): void {
+    pumping = false
+    while (running < statementsAtOnce && hungry.size > 0) {
+      const { shares, leaseMs } = gather()
+      if (shares.length === 0) continue
+      running++
+      void look(shares, leaseMs).finally(() => {
+        running--
+        if (hungry.size > 0) pumpSoon()
+      })
+    }
+  }
+
+  /** Receivers who want the same length of lease; whoever does not fit stays hungry for the next statement. */
+  function gather(): { shares: Share[]; leaseMs: number } {
+    const shares: Share[] = []
+    let leaseMs = 0
+    let rows = 0
+    for (const queueId of [...hungry]) {
+      if (shares.length >= queuesPerStatement || rows >= rowsPerStatement) break
+      hungry.delete(queueId)
+      const line = lines.of(queueId)
+      if (!line) continue
+      const waiters: Waiter[] = []
+      let limit = 0
+      for (const waiter of line.waiters) {
+        if (waiter.busy) continue
+        leaseMs ||= waiter.leaseMs
+        if (waiter.leaseMs !== leaseMs || limit >= rowsPerQueue) {
+          hungry.add(queueId)
+          break
+        }
+        waiters.push(waiter)
+        limit += waiter.max
+      }
+      if (waiters.length === 0) continue
+      const all = cluster.hasPeers() && waiters.some((waiter) => waiter.fresh)
+      for (const waiter of waiters) {
+        waiter.busy = true
+        waiter.fresh = false
+      }
+      limit = Math.min(limit, rowsPerQueue)
+      rows += limit
+      shares.push({ line, waiters, limit, flight: marks.look(queueId, all) })
+    }
+    return { shares, leaseMs }
+  }
+
+  async function look(shares: readonly Share[], leaseMs: number): Promise<void> {
+    const token = randomToken()
+    const asked = shares.filter((share) => share.flight.lanes.length > 0)
+    try {
+      const requests = asked.map(({ flight, limit }) => ({ queueId: flight.queueId, limit, lanes: flight.lanes }))
+      // With a bound on leases the order of locks must be everybody's.
+      requests.sort((a, b) => a.queueId - b.queueId)
+      const rows =
+        requests.length === 0 ? [] : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes)
+      deal(shares, rows, token)
+    } catch (error) {
+      for (const { flight, waiters } of shares) {
+        marks.failed(flight)
+        for (const waiter of waiters) refuse(waiter, error)
+      }
+    }
+  }
+
+  function deal(shares: readonly Share[], rows: readonly LeasedRow[], token: number): void {
+    const cut = rows[0]?.cut === true
+    const byQueue = new Map<number, LeasedRow[]>()
+    for (const row of rows) {
+      const list = byQueue.get(row.queue_id)
+      if (list) list.push(row)
+      else byQueue.set(row.queue_id, [row])
+    }
+    const unfit: Taken[] = []
+    for (const share of shares) {
+      const got = byQueue.get(share.line.queueId) ?? []
+      const full = got.length >= share.limit
+      if (cut) leftBehind(share.flight)
+      else marks.landed(share.flight, got, full)
+      const fit: Taken[] = []
+      for (const row of got) (row.expired || row.exhausted ? unfit : fit).push({ row, token })
+      const more = full || cut || fit.length < got.length
+      serve(share, fit, more)
+    }
+    if (unfit.length > 0) bury(unfit)
+  }
+
+  /** Rows that were locked but not taken: others passed over them at that moment. */
+  function leftBehind(flight: Flight): void {
+    marks.failed(flight)
+    for (const { lane, mark } of flight.lanes) cluster.appended({ queueId: flight.queueId, lane, position: mark + 1 })
+  }
+
+  function serve(share: Share, fit: readonly Taken[], more: boolean): void {
+    let next = 0
+    for (const waiter of share.waiters) {
+      waiter.busy = false
+      const mine = fit.slice(next, next + waiter.max)
+      if (share.line.waiters.has(waiter) && mine.length > 0) {
+        next += mine.length
+        lines.leave(waiter)
+        waiter.done(mine)
+      } else if (waiter.due && !more) finish(waiter)
+    }
+    if (next < fit.length) giveBack(fit.slice(next))
+    if (more) ring(share.line.queueId)
+  }
+
+  function finish(waiter: Waiter): void {
+    lines.leave(waiter)
+    waiter.done([])
+  }
+
+  function refuse(waiter: Waiter, error: unknown): void {
+    waiter.busy = false
+    lines.leave(waiter)
+    waiter.fail(error)
+  }
+
+  function ring(queueId: number): void {
+    if (!lines.of(queueId)) return
+    hungry.add(queueId)
+    pumpSoon()
+  }
+
+  function ringAll(): void {
+    for (const line of lines.all()) ring(line.queueId)
+  }
+
+  function receive(queue: Queue, max: number, waitMs: number, leaseMs: number, signal: AbortSignal): Promise<Taken[]> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return resolve([])
+      const waiter: Waiter = {
+        queueId: queue.id,
+        max,
+        leaseMs,
+        fresh: true,
+        busy: false,
+        due: false,
+        done: resolve,
+        fail: reject,
+      }
+      lines.join(waiter, stopped ? 0 : waitMs, signal, () => {
+        // Whoever has gone leaves at once, even in the middle of a statement: what it brings is given to the next.
+        if (signal.aborted || (!waiter.busy && !waiter.fresh)) finish(waiter)
+      })
+      ring(queue.id)
+    })
+  }
+
+  /** The slow look behind the rings: whatever was not announced is found by it. */
+  const net: Loop = loop(
+    async () => {
+      for (const line of lines.all()) if (marks.sweepDue(line.queueId)) ring(line.queueId)
+      return netEveryMs
+    },
+    { retryMs: netEveryMs, failed: (error) => log('looking around failed', { error }) },
+  )
+
+  function reserve(queueId: number, messages: number): Waiter[] {
+    if (hungry.has(queueId)) return []
+    const reserved: Waiter[] = []
+    let room = 0
+    for (const waiter of lines.of(queueId)?.waiters ?? []) {
+      if (room >= messages) break
+      if (waiter.busy || waiter.fresh) continue
+      waiter.busy = true
+      reserved.push(waiter)
+      room += waiter.max
+    }
+    return reserved
+  }
+
+  function handed(waiter: Waiter, taken: Taken[]): void {
+    waiter.busy = false
+    const here = lines.of(waiter.queueId)?.waiters.has(waiter) === true
+    if (taken.length > 0 && here) {
+      lines.leave(waiter)
+      waiter.done(taken)
+    } else {
+      if (taken.length > 0) giveBack(taken)
+      if (here && waiter.due) finish(waiter)
+      ring(waiter.queueId)
+    }
+  }
+
+  return {
+    receive,
+    ring,
+    ringAll,
+    close(queueId, error) {
+      for (const waiter of [...(lines.of(queueId)?.waiters ?? [])]) refuse(waiter, error)
+      marks.forget(queueId)
+    },
+    reserve,
+    handed,
+    waiting: lines.size,
+    async stop() {
+      stopped = true
+      await net.stop()
+      for (const line of [...lines.all()])
+        for (const waiter of [...line.waiters])
+          if (!waiter.busy) finish(waiter)
+          else waiter.due = true
+    },
+  }
+}
+
+/** The error for receivers of a queue that was deleted while they waited. */
+export const queueDeleted = (): BrokerError => new BrokerError('queue_not_found', 'The queue was deleted.')

@@ -1,0 +1,154 @@
+/** Settling: acks, releases and extensions of many callers and queues leave together, a statement for each kind. */
+import { batch } from '../base/index.ts'
+import {
+  BrokerError,
+  type Queue,
+  type Receipt,
+  type receiptCodec,
+  type SettleAction,
+  type Settled,
+  type SettleOutcome,
+} from '../model/index.ts'
+import type { Database, MovedRow, Release } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import type { Queues } from './queues.ts'
+import type { SettleOptions } from './types.ts'
+
+type Options = {
+  db: Database
+  queues: Queues
+  codec(): ReturnType<typeof receiptCodec>
+  moved(rows: readonly MovedRow[]): void
+  /** A lease of this queue has ended with its message done. */
+  settled(queue: Queue, count: number): void
+}
+
+export type Settler = {
+  settle(actions: readonly SettleAction[], options: SettleOptions): Promise<Settled[]>
+  /** Ends leases without a caller: given back, or buried. */
+  release(items: readonly Release[]): Promise<void>
+}
+
+const shared = {
+  lanes: 2,
+  maxWaiting: 50_000,
+  overloaded: () =>
+    new BrokerError('unavailable', 'The gateway has too many leases waiting to be settled.', { retryAfterS: 1 }),
+  harmless: store.certainlyFailed,
+}
+const ofList = { ...shared, maxWeight: 1000, weigh: (items: readonly unknown[]) => items.length }
+const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
+
+export function createSettler({ db, queues, codec, moved, settled }: Options): Settler {
+  /** Each caller's list is answered with who was still held. */
+  const ack = batch<readonly Receipt[], boolean[]>(async (lists) => {
+    const done = await store.ack(db, lists.flat())
+    return lists.map((list) => list.map((receipt) => done.has(receipt.position)))
+  }, ofList)
+
+  const release = batch<readonly Release[], (MovedRow | null)[]>(async (lists) => {
+    const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
+    const rows = await store.release(db, items)
+    moved(rows)
+    const fates = new Map<Release, MovedRow>()
+    for (const row of rows) {
+      const item = items[row.ord - 1]
+      if (item) fates.set(item, row)
+    }
+    return lists.map((list) => list.map((item) => fates.get(item) ?? null))
+  }, ofList)
+
+  const extend = batch<readonly { receipt: Receipt; leaseMs: number }[], (number | null)[]>(async (lists) => {
+    const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
+    const ends = await store.extend(db, items)
+    return lists.map((list) => list.map(({ receipt }) => ends.get(receipt.position) ?? null))
+  }, ofList)
+
+  type Work = { at: number; action: SettleAction; receipt: Receipt; queue: Queue }
+
+  /** Sorts out what is no receipt, or not of this queue, before anything is changed. */
+  async function admit(
+    actions: readonly SettleAction[],
+    { queue: name, may }: SettleOptions,
+    results: Settled[],
+  ): Promise<Work[]> {
+    const work: Work[] = []
+    for (const [at, action] of actions.entries()) {
+      const receipt = codec().decode(action.receipt)
+      const queue = receipt && (await queues.byId(receipt.queueId))
+      if (receipt && queue && (name === null || queue.name === name)) {
+        if (!may(queue.name))
+          throw new BrokerError('forbidden', `This key may not receive from the queue ${queue.name}.`)
+        work.push({ at, action, receipt, queue })
+      } else {
+        const outcome = receipt && !queue ? 'lease_lost' : 'invalid_receipt'
+        results[at] = { receipt: action.receipt, outcome, leaseExpiresAt: null }
+      }
+    }
+    return work
+  }
+
+  async function acks(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
+    if (work.length === 0) return
+    const done = await ack(work.map((item) => item.receipt))
+    const missed = work.filter((_, at) => done[at] !== true)
+    const alive =
+      missed.length > 0
+        ? await store.survivors(
+            db,
+            missed.map((item) => item.receipt),
+          )
+        : new Set<number>()
+    missed.forEach((item, at) => say(item, alive.has(at) ? 'lease_lost' : 'acked'))
+    const counts = new Map<Queue, number>()
+    work.forEach((item, at) => {
+      if (done[at] !== true) return
+      say(item, 'acked')
+      counts.set(item.queue, (counts.get(item.queue) ?? 0) + 1)
+    })
+    for (const [queue, count] of counts) settled(queue, count)
+  }
+
+  async function releases(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
+    if (work.length === 0) return
+    const items = work.map(
+      ({ action, receipt }): Release =>
+        action.action === 'reject'
+          ? { receipt, kind: 'reject', delayMs: 0, error: action.reason }
+          : { receipt, kind: 'nack', delayMs: action.action === 'nack' ? (action.delayMs ?? -1) : -1, error: null },
+    )
+    const rows = await release(items)
+    work.forEach((item, at) => {
+      const outcome = item.action.action === 'reject' ? 'rejected' : 'nacked'
+      say(item, rows[at] ? outcome : 'lease_lost')
+    })
+    // A lease that ended makes room where leases are bounded.
+    for (const queue of new Set(work.map((item) => item.queue))) settled(queue, 0)
+  }
+
+  async function settle(actions: readonly SettleAction[], options: SettleOptions): Promise<Settled[]> {
+    const results: Settled[] = []
+    const work = await admit(actions, options, results)
+    const say = (item: Work, outcome: SettleOutcome, leaseExpiresAt: Date | null = null): void => {
+      results[item.at] = { receipt: item.action.receipt, outcome, leaseExpiresAt }
+    }
+    const of = (...kinds: SettleAction['action'][]): Work[] => work.filter((item) => kinds.includes(item.action.action))
+    async function extensions(items: Work[]): Promise<void> {
+      if (items.length === 0) return
+      const wanted = items.map(({ action, receipt }) => ({
+        receipt,
+        leaseMs: action.action === 'extend' ? action.leaseMs : 0,
+      }))
+      const ends = await extend(wanted)
+      items.forEach((item, at) => {
+        const end = ends[at]
+        if (end == null) say(item, 'lease_lost')
+        else say(item, 'extended', new Date(end))
+      })
+    }
+    await Promise.all([acks(of('ack'), say), releases(of('nack', 'reject'), say), extensions(of('extend'))])
+    return results
+  }
+
+  return { settle, release: async (items) => void (await release(items)) }
+}

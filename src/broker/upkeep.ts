@@ -1,0 +1,107 @@
+/** What happens without a caller: due messages become ready, leases that ran out end, lives end, deleted queues are swept. */
+import { type Loop, loop, monotonicMs } from '../base/index.ts'
+import { messageStates } from '../model/index.ts'
+import type { Appended, Cursor, Database, MovedRow } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import { beginning } from './marks.ts'
+
+/** A look back this far finds whatever committed late; a look back to the beginning follows now and then. */
+const lookBackS = 5
+const fullLookEveryMs = 30_000
+const beginningOfTimeS = 1e9
+const promoteAtOnce = 1000
+const leasesAtOnce = 20
+const restMs = 500
+const walkStep = 5000
+const start: Cursor = { queueId: 0, lane: 0, position: beginning }
+
+export type Upkeep = {
+  /** Something becomes due in so many milliseconds. */
+  dueIn(ms: number): void
+  stop(): Promise<void>
+}
+
+type Options = {
+  db: Database
+  appended(item: Appended): void
+  moved(rows: readonly MovedRow[]): void
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+export function startUpkeep({ db, appended, moved, log }: Options): Upkeep {
+  const failed = (name: string) => (error: unknown) => log(`${name} failed`, { error })
+
+  /** Alternates short looks with a full one every half minute. */
+  function lookBack(): () => number {
+    let fullAtMs = Number.NEGATIVE_INFINITY
+    return () => {
+      if (monotonicMs() - fullAtMs < fullLookEveryMs) return lookBackS
+      fullAtMs = monotonicMs()
+      return beginningOfTimeS
+    }
+  }
+  const rest = (nextMs: number | null): number => Math.min(restMs, Math.max(1, Math.ceil(nextMs ?? restMs)))
+
+  const promoteFrom = lookBack()
+  let more = false
+  const promoting = loop(
+    async () => {
+      const {
+        appended: items,
+        count,
+        nextDueMs,
+      } = await store.promote(db, more ? beginningOfTimeS : promoteFrom(), promoteAtOnce)
+      for (const item of items) appended(item)
+      more = count === promoteAtOnce
+      return more ? 0 : rest(nextDueMs)
+    },
+    { retryMs: restMs, failed: failed('promote') },
+  )
+
+  const expireFrom = lookBack()
+  let moreLeases = false
+  const expiring = loop(
+    async () => {
+      const {
+        moved: rows,
+        leases,
+        nextDueMs,
+      } = await store.expire(db, moreLeases ? beginningOfTimeS : expireFrom(), leasesAtOnce)
+      moved(rows)
+      // Leases that could not be ended would come again at once.
+      moreLeases = leases === leasesAtOnce
+      return moreLeases ? 1 : rest(nextDueMs)
+    },
+    { retryMs: restMs, failed: failed('expire') },
+  )
+
+  let cursor = start
+  const walking = loop(
+    async () => {
+      const { moved: rows, next } = await store.retire(db, cursor, walkStep)
+      moved(rows)
+      cursor = next ?? start
+      return next ? 100 : 1000
+    },
+    { retryMs: 1000, failed: failed('retire') },
+  )
+
+  const cleaning = loop(
+    async () => {
+      while ((await store.forget(db, 5000)) >= 5000);
+      const gone = await store.orphans(db)
+      if (gone.length === 0) return 10_000
+      const deleted = await store.sweep(db, gone, messageStates, Number.MAX_SAFE_INTEGER, 10_000)
+      return deleted > 0 ? 50 : 10_000
+    },
+    { retryMs: 5000, failed: failed('clean up') },
+  )
+
+  const loops: Loop[] = [promoting, expiring, walking, cleaning]
+  return {
+    dueIn: (ms) => {
+      if (ms < restMs) promoting.nudge(Math.max(1, Math.ceil(ms)))
+    },
+    stop: async () => void (await Promise.all(loops.map((each) => each.stop()))),
+  }
+}

@@ -1,0 +1,223 @@
+/** Sending: all who send while one statement runs leave together in the next, whatever their queues. */
+import { batch, randomToken } from '../base/index.ts'
+import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
+import type { Database, LeasedRow, Probe, SendAnswer, SendItem, SendResult } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import type { Cluster } from './cluster.ts'
+import type { Taken, Waiter } from './lines.ts'
+import type { Marks } from './marks.ts'
+import type { Queues } from './queues.ts'
+import type { Receiver } from './receive.ts'
+
+type Call = { queue: Queue; messages: readonly NewMessage[]; atomic: boolean }
+type Outcome = { results: SendResult[]; nowMs: number }
+type HandOver = { waiter: Waiter; items: SendItem[] }
+
+export type Writer = (name: string, messages: readonly NewMessage[], atomic: boolean) => Promise<(Sent | Error)[]>
+
+type Options = {
+  db: Database
+  queues: Queues
+  marks: Marks
+  cluster: Cluster
+  receiver: Receiver
+  /** Messages became ready. */
+  appended(queueId: number, lane: number, position: number): void
+  scheduled(inMs: number): void
+  sent(queueId: number, count: number): void
+}
+
+/** So that a batch of the largest bodies is about 16 MiB, and one of small ones a thousand messages. */
+const weigh = (call: Call): number => call.messages.reduce((sum, message) => sum + 1 + message.body.length / 16_384, 0)
+
+const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
+
+export function createWriter(options: Options): Writer {
+  const { db, queues, marks, cluster, receiver } = options
+
+  const enqueue = batch<Call, Outcome>(run, {
+    lanes: 2,
+    maxWeight: 1000,
+    weigh,
+    maxWaiting: 20_000,
+    overloaded: () =>
+      new BrokerError('unavailable', 'The gateway has too many messages waiting to be stored.', { retryAfterS: 1 }),
+    harmless: store.certainlyFailed,
+  })
+
+  async function run(calls: readonly Call[]): Promise<(Outcome | Error)[]> {
+    const outcomes: (Outcome | Error)[] = calls.map(() => ({ results: [], nowMs: 0 }))
+    const groups = new Map<number, number[]>()
+    calls.forEach((call, at) => {
+      const group = isBounded(call.queue) ? call.queue.id : 0
+      const members = groups.get(group)
+      if (members) members.push(at)
+      else groups.set(group, [at])
+    })
+    await Promise.all(
+      [...groups].map(async ([group, members]) => {
+        const chosen = members.map((at) => calls[at] as Call)
+        const items = chosen.flatMap(itemsOf)
+        try {
+          const answer = group === 0 ? await storeUnbounded(items) : await storeBounded(items, chosen[0]?.queue)
+          let next = 0
+          members.forEach((at, n) => {
+            const count = chosen[n]?.messages.length ?? 0
+            outcomes[at] = { results: answer.results.slice(next, next + count), nowMs: answer.nowMs }
+            next += count
+          })
+        } catch (error) {
+          // Alone, the batch may try each caller by itself; of several groups only this one has failed.
+          if (groups.size === 1) throw error
+          for (const at of members) outcomes[at] = error as Error
+        }
+      }),
+    )
+    return outcomes
+  }
+
+  async function storeUnbounded(items: SendItem[]): Promise<SendAnswer> {
+    const hands = handOvers(items)
+    const token = randomToken()
+    let answer: SendAnswer
+    try {
+      answer = await store.send(db, items, probesFor(hands), token)
+    } catch (error) {
+      for (const hand of hands) receiver.handed(hand.waiter, [])
+      throw error
+    }
+    for (const hand of hands) receiver.handed(hand.waiter, takenOf(hand, items, answer, token))
+    tell(items, answer)
+    return answer
+  }
+
+  async function storeBounded(items: SendItem[], queue: Queue | undefined): Promise<SendAnswer> {
+    const answer = await store.sendBounded(db, items)
+    // Messages of this very statement could not be dropped by it: what did not fit goes once more.
+    const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
+    if (queue?.overflow === 'drop_oldest' && again.length > 0 && again.length < items.length) {
+      const rest = await storeBounded(again, queue)
+      again.forEach((item, at) => {
+        const result = rest.results[at]
+        if (result) answer.results[items.indexOf(item)] = result
+      })
+    }
+    tell(items, answer)
+    return answer
+  }
+
+  /** Parked receivers to whom messages without delay go at once, in the order of both. */
+  function handOvers(items: SendItem[]): HandOver[] {
+    const ready = new Map<number, SendItem[]>()
+    for (const item of items) {
+      if (item.message.delayMs !== 0 || item.message.deliverAtMs !== null || item.message.dedupId !== null) continue
+      const list = ready.get(item.queueId)
+      if (list) list.push(item)
+      else ready.set(item.queueId, [item])
+    }
+    const hands: HandOver[] = []
+    for (const [queueId, list] of ready) {
+      // The lane order of one statement is not its order of sending.
+      if (new Set(list.map((item) => item.lane)).size > 1) continue
+      let next = 0
+      for (const waiter of receiver.reserve(queueId, list.length)) {
+        const mine = list.slice(next, next + waiter.max)
+        next += mine.length
+        for (const item of mine) item.handMs = waiter.leaseMs
+        hands.push({ waiter, items: mine })
+      }
+    }
+    return hands
+  }
+
+  function probesFor(hands: readonly HandOver[]): Probe[] {
+    const lanes = new Map<number, number>()
+    for (const { items } of hands) for (const item of items) lanes.set(item.queueId, item.lane)
+    return [...lanes].flatMap(([queueId, lane]) =>
+      marks.ahead(queueId, lane, cluster.hasPeers()).map((found) => ({ queueId, ...found })),
+    )
+  }
+
+  function tell(items: readonly SendItem[], { results, nowMs }: SendAnswer): void {
+    const counts = new Map<number, number>()
+    items.forEach((item, at) => {
+      const result = results[at]
+      if (result?.status !== 'stored') return
+      counts.set(item.queueId, (counts.get(item.queueId) ?? 0) + 1)
+      if (result.dueMs !== null) options.scheduled(result.dueMs - nowMs)
+      // The sign of a lifo queue's positions: lower is newer, and lower is what a mark needs.
+      else if (!result.handed) options.appended(item.queueId, item.lane, item.descending ? -result.id : result.id)
+    })
+    for (const [queueId, count] of counts) options.sent(queueId, count)
+  }
+
+  return async function send(name, messages, atomic) {
+    let queue = await queues.byName(name)
+    let outcome = await enqueue({ queue, messages, atomic })
+    if (outcome.results.some((result) => result.status === 'missing')) {
+      // Deleted, made anew, or given a bound since we last looked.
+      queue = await queues.fresh(name)
+      outcome = await enqueue({ queue, messages, atomic })
+    }
+    const sent = outcome.results.map((result) => sentFrom(result, outcome.nowMs, name))
+    const refused = sent.find((result) => result instanceof Error)
+    if (atomic && refused instanceof Error) throw refused
+    return sent
+  }
+}
+
+/** `group` is the caller's number within its statement. */
+function itemsOf({ queue, messages, atomic }: Call, at: number): SendItem[] {
+  return messages.map((message) => ({
+    queueId: queue.id,
+    lane: laneOf(message.priority, false),
+    // Known here, so that a message without delay can be told from one that the queue delays.
+    message: message.delayMs === null && queue.delayMs === 0 ? { ...message, delayMs: 0 } : message,
+    group: atomic ? at + 1 : 0,
+    handMs: 0,
+    descending: queue.order === 'lifo',
+  }))
+}
+
+function takenOf(hand: HandOver, items: readonly SendItem[], answer: SendAnswer, token: number): Taken[] {
+  const taken: Taken[] = []
+  for (const item of hand.items) {
+    const result = answer.results[items.indexOf(item)]
+    if (result?.status === 'stored' && result.handed) taken.push({ row: rowOf(item, result.id, answer.nowMs), token })
+  }
+  return taken
+}
+
+const rowOf = ({ queueId, lane, message, handMs, descending }: SendItem, id: number, nowMs: number): LeasedRow => ({
+  queue_id: queueId,
+  lane,
+  position: descending ? -id : id,
+  id,
+  attempts: 1,
+  enqueued_ms: nowMs,
+  leased_until_ms: nowMs + handMs,
+  expired: false,
+  exhausted: false,
+  content_type: message.contentType,
+  key: message.key,
+  headers: message.headers,
+  body: message.body,
+  cut: false,
+})
+
+function sentFrom(result: SendResult, nowMs: number, name: string): Sent | Error {
+  switch (result.status) {
+    case 'stored':
+      return {
+        id: messageId(result.id),
+        availableAt: new Date(result.dueMs === null ? nowMs : Math.ceil(result.dueMs)),
+        deduplicated: false,
+      }
+    case 'duplicate':
+      return { id: messageId(result.id), availableAt: new Date(nowMs), deduplicated: true }
+    case 'full':
+      return new BrokerError('queue_full', `The queue ${name} is full.`, { retryAfterS: 1 })
+    case 'missing':
+      return new BrokerError('queue_not_found', `There is no queue ${name}: create it with PUT /v1/queues/${name}.`)
+  }
+}
