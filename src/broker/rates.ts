@@ -20,7 +20,9 @@ export function createRates(): Rates {
     return rate
   }
   return {
-    sent: (queueId, count) => void (of(queueId).sent += count),
+    sent(queueId, count) {
+      of(queueId).sent += count
+    },
     settled(queueId, count) {
       if (count > 0) of(queueId).settled += count
     },

@@ -99,7 +99,7 @@ export function createSettler({ db, queues, codec, moved, settled }: Options): S
             missed.map((item) => item.receipt),
           )
         : new Set<number>()
-    missed.forEach((item, at) => say(item, alive.has(at) ? 'lease_lost' : 'acked'))
+    for (const [at, item] of missed.entries()) say(item, alive.has(at) ? 'lease_lost' : 'acked')
     const counts = new Map<Queue, number>()
     work.forEach((item, at) => {
       if (done[at] !== true) return
