@@ -13,7 +13,8 @@ import {
   type ListenOptions,
   listen,
 } from '../../src/http/index.ts'
-import { memoryBroker } from './memory_broker.ts'
+import { brokerOn } from './broker.ts'
+import { testDatabase } from './postgres.ts'
 
 export type TestApp = {
   http: Http
@@ -39,7 +40,8 @@ export const rootKey = 'root-key-of-the-tests'
 export async function testApp(
   options: Partial<HttpDeps> & { broken?: (broker: Broker) => Partial<Broker> } = {},
 ): Promise<TestApp> {
-  const broker = memoryBroker()
+  const database = await testDatabase()
+  const broker = brokerOn(database.url)
   await broker.start()
   const lines: Record<string, unknown>[] = []
   const { broken, ...given } = options
@@ -94,6 +96,7 @@ export async function testApp(
     async stop() {
       await Promise.all(listening.map((one) => one.close()))
       await broker.stop(1000)
+      await database.drop()
     },
   }
 }
