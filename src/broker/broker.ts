@@ -61,7 +61,18 @@ export function createBroker(options: BrokerOptions): Broker {
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
   const rates = createRates()
-  const receiver = createReceiver({ db, marks, cluster, giveBack: (taken) => endLeases(taken, 'return'), bury, log })
+  const receiver = createReceiver({
+    db,
+    marks,
+    cluster,
+    heldBack(queueId) {
+      const queue = queues.known(queueId)
+      return queue === null || queue.paused || queue.maxLeased !== null
+    },
+    giveBack: (taken) => endLeases(taken, 'return'),
+    bury,
+    log,
+  })
   const settler = createSettler({
     db,
     queues,
@@ -110,6 +121,8 @@ export function createBroker(options: BrokerOptions): Broker {
   /** A queue that another gateway has changed, resumed or deleted. */
   async function recheck(queueId: number): Promise<void> {
     queues.forget(queueId)
+    // While it was paused its lanes seemed empty.
+    marks.forget(queueId)
     const queue = await queues.byId(queueId).catch(() => undefined)
     if (queue === null) receiver.close(queueId, queueDeleted())
     else receiver.ring(queueId)
@@ -163,6 +176,7 @@ export function createBroker(options: BrokerOptions): Broker {
     access,
     unrecorded: rates.unrecorded,
     queueChanged(queueId) {
+      marks.forget(queueId)
       receiver.ring(queueId)
       cluster.queueChanged(queueId)
     },

@@ -13,6 +13,8 @@ export type Queues = {
   byId(id: number): Promise<Queue | null>
   /** From the database, whatever is remembered. */
   fresh(name: string): Promise<Queue>
+  /** What is remembered, if anything. */
+  known(id: number): Queue | null
   remember(queue: Queue): void
   forget(id: number): void
   clear(): void
@@ -81,6 +83,7 @@ export function createQueues(db: Database, hears: () => boolean): Queues {
       return queue
     },
     fresh,
+    known: (id) => current(ids.get(id)),
     remember,
     forget,
     clear() {

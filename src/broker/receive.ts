@@ -35,6 +35,8 @@ type Options = {
   db: Database
   marks: Marks
   cluster: Cluster
+  /** A queue that may give less than it has: paused, or with a bound on its leases. */
+  heldBack(queueId: number): boolean
   /** Leases that nobody is left to take: ready again at once, uncounted. */
   giveBack(taken: readonly Taken[]): void
   /** Leased, but its time is up or its attempts are spent. */
@@ -45,7 +47,7 @@ type Options = {
 /** One queue's part in one lease statement. */
 type Share = { line: Line; waiters: Waiter[]; limit: number; flight: Flight }
 
-export function createReceiver({ db, marks, cluster, giveBack, bury, log }: Options): Receiver {
+export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, log }: Options): Receiver {
   const lines = createLines()
   const hungry = new Set<number>()
   let running = 0
@@ -137,7 +139,7 @@ export function createReceiver({ db, marks, cluster, giveBack, bury, log }: Opti
       const got = byQueue.get(share.line.queueId) ?? []
       const full = got.length >= share.limit
       if (cut) leftBehind(share.flight)
-      else marks.landed(share.flight, got, full)
+      else marks.landed(share.flight, got, full || heldBack(share.line.queueId))
       const fit: Taken[] = []
       for (const row of got) (row.expired || row.exhausted ? unfit : fit).push({ row, token })
       const more = full || cut || fit.length < got.length

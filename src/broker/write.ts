@@ -210,7 +210,7 @@ function sentFrom(result: SendResult, nowMs: number, name: string): Sent | Error
     case 'stored':
       return {
         id: messageId(result.id),
-        availableAt: new Date(result.dueMs === null ? nowMs : Math.ceil(result.dueMs)),
+        availableAt: new Date(result.dueMs === null ? nowMs : result.dueMs),
         deduplicated: false,
       }
     case 'duplicate':
