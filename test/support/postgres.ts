@@ -37,11 +37,14 @@ async function administer(server: string, statement: string): Promise<void> {
 }
 
 /** Waits until `holds` returns something other than false, null or undefined; fails after `ms`. */
-export async function eventually<T>(holds: () => T | Promise<T>, ms = 10_000): Promise<NonNullable<T>> {
+export async function eventually<T>(
+  holds: () => T | Promise<T>,
+  ms = 10_000,
+): Promise<Exclude<T, false | null | undefined>> {
   const endMs = performance.now() + ms
   for (;;) {
     const value = await holds()
-    if (value !== false && value != null) return value as NonNullable<T>
+    if (value !== false && value != null) return value as Exclude<T, false | null | undefined>
     if (performance.now() > endMs) throw new Error(`Did not happen within ${ms} ms: ${holds}`)
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
