@@ -20,6 +20,9 @@ export function after(ms: number, action: () => void): Timer {
   return { cancel: () => clearTimeout(handle) }
 }
 
+/** Runs `action` after the I/O events of this turn, so that what arrived together is seen together. */
+export const soon = (action: () => void): void => void setImmediate(action)
+
 /** Resolves after `ms` milliseconds, or at once when `signal` aborts. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

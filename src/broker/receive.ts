@@ -2,7 +2,7 @@
  * Receiving: whoever asks takes a place in its queue's line; one lease statement looks for all who may find something, in as
  * many queues as there are, and what it brings is dealt out in the order of the places. A long poll holds no connection.
  */
-import { type Loop, loop, randomToken } from '../base/index.ts'
+import { type Loop, loop, randomToken, soon } from '../base/index.ts'
 import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
 import type { Database, LeasedRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
@@ -57,7 +57,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
   function pumpSoon(): void {
     if (pumping) return
     pumping = true
-    setImmediate(pump)
+    soon(pump)
   }
 
   function pump(): void {

@@ -76,8 +76,10 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
       principal,
       queue,
       query: readQuery(exchange.search) as QueryOf<R>,
-      param: (name) => req.param(name) ?? '',
-      json: async () => {
+      param(name) {
+        return req.param(name) ?? ''
+      },
+      async json() {
         if (!jsonSchema) throw new Error(`${route.path} declares no JSON body`)
         return (await readJson(exchange, jsonSchema, jsonLimit)) as JsonOf<R>
       },
