@@ -51,7 +51,9 @@ export async function http(
 ): Promise<Response> {
   return await fetch(`${gateway.url}${path}`, {
     method,
-    ...(body === undefined ? {} : { body }),
+    ...(body === undefined
+      ? {}
+      : { body, headers: { 'content-type': path.includes('/messages') ? 'text/plain' : 'application/json' } }),
     signal: AbortSignal.timeout(timeoutMs),
   })
 }

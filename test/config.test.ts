@@ -1,0 +1,68 @@
+/** Settings: defaults, every mistake at once, nothing secret printed. */
+import { expect, test } from 'vitest'
+import { ConfigError, describeSettings, loadConfig } from '../src/config.ts'
+
+const facts = { tty: false }
+
+function problemsOf(environment: Record<string, string>): readonly string[] {
+  try {
+    loadConfig(environment, facts)
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems
+  }
+  return []
+}
+
+test('nothing set is local mode, open, on loopback', () => {
+  expect(loadConfig({}, facts)).toMatchObject({
+    localMode: true,
+    open: true,
+    host: '127.0.0.1',
+    port: 7070,
+    maxWaitMs: 55_000,
+    drainMs: 25_000,
+    logFormat: 'json',
+  })
+})
+
+test('a root key closes the door, and lets others in', () => {
+  const environment = { POSTERN_ROOT_KEY: 'x'.repeat(16), HOST: '0.0.0.0', DATABASE_URL: 'postgres://h/d' }
+  expect(loadConfig(environment, facts)).toMatchObject({ open: false, localMode: false })
+})
+
+test.each(['0.0.0.0', '192.168.1.1', '::', 'example.com', '127.example.com'])(
+  '%s without a root key is refused',
+  (host) => {
+    expect(problemsOf({ HOST: host })).toHaveLength(1)
+  },
+)
+
+test.each(['127.0.0.1', '127.0.0.2', '::1', 'localhost'])('%s needs none', (host) => {
+  expect(problemsOf({ HOST: host })).toEqual([])
+})
+
+test('every mistake is told at once, each by its name', () => {
+  const wrong = {
+    PORT: '70000',
+    DATABASE_POOL: '1',
+    MAX_WAIT: 'soon',
+    LOG_LEVEL: 'loud',
+    LOG_FORMAT: 'xml',
+    ROLES: 'api,cook',
+    MAX_BODY_BYTES: '-1',
+    POSTERN_ROOT_KEY: 'short',
+  }
+  const problems = problemsOf(wrong)
+  for (const name of Object.keys(wrong))
+    expect(
+      problems.some((problem) => problem.startsWith(`${name}:`)),
+      name,
+    ).toBe(true)
+})
+
+test('secrets are not printed', () => {
+  const environment = { POSTERN_ROOT_KEY: 'the-root-key-itself', DATABASE_URL: 'postgres://u:password@h/d' }
+  const text = JSON.stringify(describeSettings(environment))
+  expect(text).not.toContain('the-root-key-itself')
+  expect(text).not.toContain('password@')
+})
