@@ -238,7 +238,7 @@ describe('changing queues', () => {
     expect(await app.receive('still')).toEqual([])
     const resumed = await app.request('/v1/queues/still/resume', { method: 'POST' })
     expect(await read(resumed)).toMatchObject({ paused: false })
-    expect(await app.receive('still', '?wait=20s')).toHaveLength(1)
+    expect(await app.receive('still', '?wait=4s')).toHaveLength(1)
   })
 
   test('pausing an unknown queue does not create it', async () => {
