@@ -134,12 +134,12 @@ export async function deleteQueue(
       [name],
     )
     if (!queue) return null
-    const [content] = await query<{ any: boolean }>(
+    const [content] = await query<{ filled: boolean }>(
       `/* is anything in it */ select exists (select 1 from postern.messages where queue_id = $1::int and (lease_token <> 0 or expires_at > now()))
-        or exists (select 1 from postern.scheduled where queue_id = $1::int) or exists (select 1 from postern.dead where queue_id = $1::int) as any`,
+        or exists (select 1 from postern.scheduled where queue_id = $1::int) or exists (select 1 from postern.dead where queue_id = $1::int) as filled`,
       [queue.id],
     )
-    if (content?.any && !force) return { id: queue.id, deleted: false }
+    if (content?.filled && !force) return { id: queue.id, deleted: false }
     await query(
       '/* forget as dead-letter queue */ update postern.queues set dead_letter_queue_id = null where dead_letter_queue_id = $1::int',
       [queue.id],
