@@ -3,7 +3,7 @@
  * this process and over HTTP, on an embedded Postgres with its default durability. Each cell is the median of interleaved
  * rounds; read the ratios of one run, not the figures of two. `--seconds 2 --rounds 3` by default.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -191,6 +191,7 @@ async function latency(broker: Broker): Promise<{ p50: number; p99: number }> {
 
 async function main(): Promise<void> {
   const dir = mkdtempSync(path.join(tmpdir(), 'postern-bench-'))
+  chmodSync(dir, 0o755)
   const postgres = await startEmbedded({ dir, log: () => {} })
   await migrate(postgres.url)
   const broker = createBroker({

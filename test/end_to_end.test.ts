@@ -1,5 +1,5 @@
 /** Whole gateways as processes, on a Postgres that they bring along, killed in turn. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -7,6 +7,8 @@ import { drain, type Gateway, http, load, receiveFrom, spawnGateway, startGatewa
 import { eventually } from './support/postgres.ts'
 
 const dir = mkdtempSync(path.join(tmpdir(), 'postern-e2e-'))
+// Root lets an unprivileged account run Postgres, which must be able to enter.
+chmodSync(dir, 0o755)
 let a: Gateway
 let b: Gateway
 

@@ -1,5 +1,5 @@
 /** Starts the Postgres of the test run and fills the template that each test file's database is made from. */
-import { mkdtempSync } from 'node:fs'
+import { chmodSync, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import postgres from 'postgres'
