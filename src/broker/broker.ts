@@ -166,7 +166,6 @@ export function createBroker(options: BrokerOptions): Broker {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
     }
-    if (taken.length === 0 && waitMs === 0) await queues.byName(name)
     return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
   }
 

@@ -11,7 +11,9 @@ import type { Receiver } from './receive.ts'
 
 type Call = { queue: Queue; messages: readonly NewMessage[]; atomic: boolean }
 type Outcome = { results: SendResult[]; nowMs: number }
-type HandOver = { waiter: Waiter; items: SendItem[] }
+/** `immediate`: as far as is known here, it becomes ready at once. */
+type Item = SendItem & { immediate: boolean }
+type HandOver = { waiter: Waiter; items: Item[] }
 
 export type Writer = (name: string, messages: readonly NewMessage[], atomic: boolean) => Promise<(Sent | Error)[]>
 
@@ -76,7 +78,7 @@ export function createWriter(options: Options): Writer {
     return outcomes
   }
 
-  async function storeUnbounded(items: SendItem[]): Promise<SendAnswer> {
+  async function storeUnbounded(items: Item[]): Promise<SendAnswer> {
     const hands = handOvers(items)
     const token = randomToken()
     let answer: SendAnswer
@@ -91,7 +93,7 @@ export function createWriter(options: Options): Writer {
     return answer
   }
 
-  async function storeBounded(items: SendItem[], queue: Queue | undefined): Promise<SendAnswer> {
+  async function storeBounded(items: Item[], queue: Queue | undefined): Promise<SendAnswer> {
     const answer = await store.sendBounded(db, items)
     // Messages of this very statement could not be dropped by it: what did not fit goes once more.
     const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
@@ -107,10 +109,10 @@ export function createWriter(options: Options): Writer {
   }
 
   /** Parked receivers to whom messages without delay go at once, in the order of both. */
-  function handOvers(items: SendItem[]): HandOver[] {
-    const ready = new Map<number, SendItem[]>()
+  function handOvers(items: Item[]): HandOver[] {
+    const ready = new Map<number, Item[]>()
     for (const item of items) {
-      if (item.message.delayMs !== 0 || item.message.deliverAtMs !== null || item.message.dedupId !== null) continue
+      if (!item.immediate || item.message.dedupId !== null) continue
       const list = ready.get(item.queueId)
       if (list) list.push(item)
       else ready.set(item.queueId, [item])
@@ -167,12 +169,12 @@ export function createWriter(options: Options): Writer {
 }
 
 /** `group` is the caller's number within its statement. */
-function itemsOf({ queue, messages, atomic }: Call, at: number): SendItem[] {
+function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
   return messages.map((message) => ({
     queueId: queue.id,
     lane: laneOf(message.priority, false),
-    // Known here, so that a message without delay can be told from one that the queue delays.
-    message: message.delayMs === null && queue.delayMs === 0 ? { ...message, delayMs: 0 } : message,
+    message,
+    immediate: (message.delayMs ?? queue.delayMs) === 0 && message.deliverAtMs === null,
     group: atomic ? at + 1 : 0,
     handMs: 0,
     descending: queue.order === 'lifo',

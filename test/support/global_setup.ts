@@ -14,11 +14,9 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const server = await startEmbedded({
-    dir: mkdtempSync(path.join(tmpdir(), 'postern-test-')),
-    ephemeral: true,
-    log: () => {},
-  })
+  const dir = mkdtempSync(path.join(tmpdir(), 'postern-test-'))
+  chmodSync(dir, 0o755)
+  const server = await startEmbedded({ dir, ephemeral: true, log: () => {} })
   const root = postgres(server.url, { max: 1, onnotice: () => {} })
   await root.unsafe('create database template_postern')
   await root.end()
