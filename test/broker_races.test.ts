@@ -1,4 +1,5 @@
 /** What happens when many do it at once, or somebody goes in the middle. */
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { ack, type Bench, brokerOn, brokersOn, message, receive, send, settle } from './support/broker.ts'
@@ -152,3 +153,74 @@ test('a revoked key is refused on the other gateway within a second', async () =
   await a.admin.deleteKey(key.id)
   await eventually(async () => (await b.authenticate(key.secret)) === null, 1000)
 })
+
+test('10,000 parked receivers: others are served meanwhile, each message goes to one, and leaving leaves nothing', async () => {
+  const names = Array.from({ length: 10 }, (_, n) => `parked${n}`)
+  for (const name of names) await a.admin.putQueue(name, {})
+  const controllers = Array.from({ length: 10_000 }, () => new AbortController())
+  const got: string[] = []
+  const parked = controllers.map(async ({ signal }, n) => {
+    const messages = await receive(a, names[n % 10] ?? '', 1, { waitMs: 50_000, signal })
+    got.push(...messages.map((each) => each.id))
+    await ack(a, ...messages)
+  })
+  await a.admin.putQueue('busy', {})
+  for (let n = 0; n < 50; n++) {
+    await send(a, 'busy', 'x')
+    expect(await ack(a, ...(await receive(a, 'busy')))).toEqual(['acked'])
+  }
+  const sent = (await Promise.all(names.map((name, n) => send(n % 2 ? a : b, name, 'one', 'two', 'three')))).flat()
+  await eventually(() => got.length === 30)
+  expect(got.sort()).toEqual(sent.sort())
+  for (const each of controllers) each.abort()
+  await Promise.all(parked)
+  for (const name of names)
+    expect((await a.admin.getQueue(name)).counts).toEqual({ ready: 0, delayed: 0, leased: 0, dead: 0 })
+})
+
+test('a listening connection that dies without a word is noticed, and messages come through meanwhile', async () => {
+  const database = await testDatabase()
+  const proxy = await silencer(database.url)
+  const events: string[] = []
+  const deaf = brokerOn(database.url, 4, { listenUrl: proxy.url, log: (event) => events.push(event) })
+  const other = brokerOn(database.url, 4)
+  await Promise.all([deaf.start(), other.start()])
+  await other.admin.putQueue('heard', {})
+  proxy.silence()
+  const waiting = receive(deaf, 'heard', 1, { waitMs: 20_000 })
+  await eventually(() => true)
+  await send(other, 'heard', 'x')
+  expect(await waiting).toHaveLength(1)
+  await eventually(() => events.includes('listening again'), 15_000)
+  await Promise.all([deaf.stop(1000), other.stop(1000)])
+  await proxy.close()
+  await database.drop()
+})
+
+/** Passes connections on to Postgres; those open when it is told to be silent stay open and say nothing more. */
+async function silencer(databaseUrl: string): Promise<{ url: string; silence(): void; close(): Promise<void> }> {
+  const target = new URL(databaseUrl)
+  const pairs = new Set<[Socket, Socket]>()
+  const server = createServer((near) => {
+    const far = connect(Number(target.port), target.hostname)
+    pairs.add([near, far])
+    near.on('error', () => {}).pipe(far)
+    far.on('error', () => {}).pipe(near)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const url = new URL(databaseUrl)
+  url.port = String((server.address() as AddressInfo).port)
+  return {
+    url: url.href,
+    silence() {
+      for (const [near, far] of pairs) {
+        near.unpipe(far)
+        far.unpipe(near)
+      }
+    },
+    async close() {
+      for (const pair of pairs) for (const socket of pair) socket.destroy()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}

@@ -1,5 +1,5 @@
 /** Brokers on a test database, and short words for what tests do with them. */
-import { type Broker, createBroker } from '../../src/broker/index.ts'
+import { type Broker, type BrokerOptions, createBroker } from '../../src/broker/index.ts'
 import type { Delivery, NewMessage, SettleAction, SettleOutcome } from '../../src/model/index.ts'
 import { type TestDatabase, testDatabase } from './postgres.ts'
 
@@ -24,8 +24,8 @@ export async function brokersOn(count: number, pool = 6): Promise<Bench> {
   }
 }
 
-export const brokerOn = (databaseUrl: string, pool = 6, upkeep = true): Broker =>
-  createBroker({ databaseUrl, listenUrl: null, pool, prepare: true, upkeep, log: () => {} })
+export const brokerOn = (databaseUrl: string, pool = 6, more: Partial<BrokerOptions> = {}): Broker =>
+  createBroker({ databaseUrl, listenUrl: null, pool, prepare: true, upkeep: true, log: () => {}, ...more })
 
 export const message = (body: string, more: Partial<NewMessage> = {}): NewMessage => ({
   body: Buffer.from(body),
