@@ -6,92 +6,132 @@ import { createHttp, type Listening, listen } from './http/index.ts'
 import type { Log } from './log.ts'
 import type { Embedded } from './store/embedded/index.ts'
 import { migrate } from './store/index.ts'
-
-export const version = '0.1.0'
+import { version } from './version.ts'
 
 export type App = {
   /** Answers a request without a port; after `start`. */
   fetch(request: Request): Promise<Response>
+  /** Once. Throws when a part does not start, or when `stop` is called meanwhile; what has started stays until `stop`. */
   start(): Promise<{ url: string; dataDir: string | null }>
-  /** Refuses new work, answers waiting polls, finishes the rest within the drain time, closes. */
+  /** Refuses new work, answers waiting polls, finishes the rest within the drain time, closes. Never throws. */
   stop(): Promise<void>
 }
 
-const databasePatienceMs = 30_000
+/** What runs. */
+type Parts = { embedded?: Embedded; broker?: Broker; listening?: Listening; fetch?: App['fetch'] }
 
 export function createApp(config: Config, { log }: { log: Log }): App {
-  let embedded: Embedded | undefined
-  let broker: Broker | undefined
-  let listening: Listening | undefined
-  let fetch: App['fetch'] | undefined
+  const parts: Parts = {}
+  const stopped = new AbortController()
+  let starting: Promise<{ url: string; dataDir: string | null }> | undefined
   let stopping: Promise<void> | undefined
 
-  async function databaseUrl(): Promise<string> {
-    if (config.databaseUrl !== null) return config.databaseUrl
-    // Not even loaded when there is a database.
-    const { startEmbedded } = await import('./store/embedded/index.ts')
-    embedded = await startEmbedded({ dir: config.dataDir, log: log.event })
-    return embedded.url
-  }
-
-  /** A database that starts at the same time may take a moment. */
-  async function migrated(url: string): Promise<void> {
-    const untilMs = monotonicMs() + databasePatienceMs
-    for (;;) {
-      try {
-        const applied = await migrate(url)
-        if (applied > 0) log.event('migrated', { applied })
-        return
-      } catch (error) {
-        if (monotonicMs() > untilMs) throw error
-        log.event('waiting for the database', { error })
-        await sleep(1000)
-      }
-    }
-  }
-
-  async function start(): Promise<{ url: string; dataDir: string | null }> {
-    const url = await databaseUrl()
-    await migrated(url)
-    broker = createBroker({
-      databaseUrl: url,
-      listenUrl: config.databaseListenUrl,
-      pool: config.databasePool,
-      prepare: config.databasePrepare,
-      upkeep: config.roles.includes('upkeep'),
-      log: log.event,
-    })
-    await broker.start()
-    const http = createHttp({
-      broker,
-      rootKey: config.rootKey,
-      open: config.open,
-      host: config.host,
-      maxBodyBytes: config.maxBodyBytes,
-      maxWaitMs: config.maxWaitMs,
-      version,
-      log: log.line,
-    })
-    fetch = async (request) => http.fetch(request)
-    listening = await listen(http, { host: config.host, port: config.port, log: log.line })
-    return { url: listening.url, dataDir: embedded?.dataDir ?? null }
-  }
-
-  async function drainAndClose(): Promise<void> {
-    const answered = listening?.stop()
-    const drained = broker?.stop(config.drainMs)
-    await Promise.race([Promise.all([answered, drained]), sleep(config.drainMs)])
-    await listening?.close()
-    await drained
-    await embedded?.stop()
-  }
-
   return {
-    fetch: (request) => (fetch ? fetch(request) : Promise.reject(new Error('The app is not started.'))),
-    start,
+    fetch: (request) =>
+      parts.fetch ? parts.fetch(request) : Promise.reject(new Error('The app is not started, or stopped.')),
+    start() {
+      starting ??= startParts(config, log, parts, stopped.signal)
+      return starting
+    },
     stop() {
-      stopping ??= drainAndClose()
+      stopped.abort()
+      stopping ??= stopParts(config, log, parts, starting)
       return stopping
     },
   }
+}
+
+async function startParts(
+  config: Config,
+  log: Log,
+  parts: Parts,
+  stopped: AbortSignal,
+): Promise<{ url: string; dataDir: string | null }> {
+  if (config.databaseUrl === null) {
+    // Not even loaded when there is a database.
+    const { startEmbedded } = await import('./store/embedded/index.ts')
+    parts.embedded = await startEmbedded({ dir: config.dataDir, log: log.event })
+    goOn(stopped)
+  }
+  const databaseUrl = config.databaseUrl ?? parts.embedded?.url ?? ''
+  await migrated(databaseUrl, log, stopped)
+  goOn(stopped)
+  const broker = createBroker({
+    databaseUrl,
+    listenUrl: config.databaseListenUrl,
+    pool: config.databasePool,
+    prepare: config.databasePrepare,
+    upkeep: config.roles.includes('upkeep'),
+    log: log.event,
+  })
+  parts.broker = broker
+  await broker.start()
+  goOn(stopped)
+  const { rootKey, open, host, port, maxBodyBytes, maxWaitMs } = config
+  const http = createHttp({ broker, rootKey, open, host, maxBodyBytes, maxWaitMs, version, log: log.line })
+  parts.listening = await listen(http, { host, port, log: log.line })
+  goOn(stopped)
+  parts.fetch = async (request) => http.fetch(request)
+  return { url: parts.listening.url, dataDir: parts.embedded?.dataDir ?? null }
+}
+
+function goOn(stopped: AbortSignal): void {
+  if (stopped.aborted) throw new Error('Stopped while it was starting.')
+}
+
+/** Long enough for a Postgres that is started by the same command. */
+const databasePatienceMs = 30_000
+const databasePauseMs = 1000
+/** SQLSTATE classes that no waiting cures: not allowed, no such database, a statement that fails. */
+const hopelessStates = /^(0A|22|23|28|3D|42)[0-9A-Z]{3}$/
+
+/** Brings the database to the present schema, waiting for one that is not there yet. */
+async function migrated(url: string, log: Log, stopped: AbortSignal): Promise<void> {
+  const sinceMs = monotonicMs()
+  while (!stopped.aborted) {
+    try {
+      const applied = await migrate(url)
+      if (applied > 0) log.event('migrated', { applied })
+      return
+    } catch (error) {
+      const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null
+      const waitedMs = monotonicMs() - sinceMs
+      if (code === null || hopelessStates.test(code)) throw error
+      if (waitedMs > databasePatienceMs)
+        throw new Error(`Postgres did not answer for 30 s (${code}). Is it running, and is DATABASE_URL right?`, {
+          cause: error,
+        })
+      log.event('waiting for postgres', { error: code, waited_s: Math.round(waitedMs / 1000) })
+      await sleep(databasePauseMs, stopped)
+    }
+  }
+}
+
+async function stopParts(config: Config, log: Log, parts: Parts, starting: Promise<unknown> | undefined) {
+  const { drainMs } = config
+  const untilMs = monotonicMs() + drainMs
+  const leftMs = () => Math.max(0, untilMs - monotonicMs())
+  const quietly = async (work: Promise<unknown> | undefined): Promise<void> => {
+    await work?.catch((error: unknown) => log.event('stopping failed', { error }))
+  }
+
+  // What is just starting is stopped as soon as it can be; that it did not start is told to who started it.
+  await within(
+    leftMs(),
+    starting?.catch(() => {}),
+  )
+  delete parts.fetch
+  const answered = quietly(parts.listening?.stop())
+  const drained = quietly(parts.broker?.stop(leftMs()))
+  await within(leftMs(), Promise.all([answered, drained]))
+  await quietly(parts.listening?.close())
+  await drained
+  await quietly(parts.embedded?.stop())
+}
+
+/** Waits for the work, but no longer than that. */
+async function within(ms: number, work: Promise<unknown> | undefined): Promise<void> {
+  const done = new AbortController()
+  await Promise.race([work, sleep(ms, done.signal)])
+  done.abort()
 }

@@ -1,82 +1,57 @@
 /** The command `postern`: the gateway itself, and the daily verbs against a running one. */
 import { Command, CommanderError } from 'commander'
-import { version } from './app.ts'
-import { CliError, createClient } from './cli/client.ts'
-import { receiveCommand, sendCommand } from './cli/messages.ts'
-import { output, table } from './cli/output.ts'
-import { keysCommand, queuesCommand, statsCommand } from './cli/queues.ts'
-import { describeSettings, loadConfig, processEnv } from './config.ts'
-import { openApiYaml } from './http/index.ts'
-import { serve } from './serve.ts'
-import { migrate } from './store/index.ts'
+import { CliError } from './cli/client.ts'
+import { createContext } from './cli/context.ts'
+import { keysCommand } from './cli/keys.ts'
+import { queuesCommand, statsCommand } from './cli/queues.ts'
+import { receiveCommand, settleCommands } from './cli/receive.ts'
+import { sendCommand } from './cli/send.ts'
+import { systemCommands } from './cli/system.ts'
+import { ConfigError, processEnv } from './config.ts'
+import { version } from './version.ts'
 
-type Shared = { url?: string; key?: string; json?: boolean }
+const exitCodes = `
+Exit codes: 0 done · 1 refused by the gateway, or failed · 2 wrong usage · 3 no gateway there · 78 wrong configuration ·
+130 interrupted`
 
-const environment = processEnv()
-
-function context(command: Command) {
-  const { url, key, json = false } = command.optsWithGlobals<Shared>()
-  const client = createClient(
-    url ?? environment.POSTERN_URL ?? 'http://127.0.0.1:7070',
-    key ?? environment.POSTERN_KEY ?? environment.POSTERN_ROOT_KEY,
-  )
-  return { client, json, out: output(json) }
+function createProgram(environment: Record<string, string | undefined>): Command {
+  const program = new Command('postern')
+    .description('A message queue over HTTP, on Postgres.')
+    .version(version)
+    .option('--url <url>', 'the gateway (POSTERN_URL, or http://127.0.0.1:7070)')
+    .option('--key <key>', 'the API key (POSTERN_KEY, or POSTERN_ROOT_KEY)')
+    .option('--json', 'print JSON')
+    .exitOverride()
+    .addHelpText('after', exitCodes)
+  const context = createContext(environment)
+  systemCommands(program, context, environment)
+  sendCommand(program, context)
+  receiveCommand(program, context)
+  settleCommands(program, context)
+  queuesCommand(program, context)
+  statsCommand(program, context)
+  keysCommand(program, context)
+  return program
 }
 
-const program = new Command('postern')
-  .description('A message queue over HTTP, on Postgres.')
-  .version(version)
-  .option('--url <url>', 'the gateway (POSTERN_URL, or http://127.0.0.1:7070)')
-  .option('--key <key>', 'the API key (POSTERN_KEY, or POSTERN_ROOT_KEY)')
-  .option('--json', 'print JSON')
-  .exitOverride()
-  .addHelpText(
-    'after',
-    '\nExit codes: 0 done, 1 refused by the gateway, 2 wrong usage, 3 no gateway there, 78 wrong configuration, 130 interrupted.',
-  )
+/** What a thrown error means to whoever called the command. */
+function exitCodeOf(error: unknown): number {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  if (error instanceof CliError) return error.exitCode
+  if (error instanceof ConfigError) return 78
+  // The reader of a pipe has had enough.
+  if (code === 'EPIPE') return 0
+  return code === 'ENOENT' || code === 'EACCES' || code === 'EISDIR' ? 2 : 1
+}
 
-program.command('serve').description('run a gateway; see "postern config" for its settings').action(serve)
-program
-  .command('migrate')
-  .description('bring the database of DATABASE_URL to the present schema')
-  .action(async (_options: unknown, command: Command) => {
-    const { databaseUrl } = loadConfig(environment, { tty: false })
-    if (databaseUrl === null) throw new CliError(2, 'Set DATABASE_URL. In local mode the gateway migrates by itself.')
-    const applied = await migrate(databaseUrl)
-    context(command).out.data({ applied }, () => `${applied} migrations applied`)
-  })
-program
-  .command('config')
-  .description('print every setting, its value, default and meaning')
-  .action((_options: unknown, command: Command) => {
-    const found = describeSettings(environment)
-    context(command).out.data(found, () =>
-      table(
-        ['SETTING', 'VALUE', 'DEFAULT', 'MEANING'],
-        found.map((each) => [each.name, each.value, each.default, each.about]),
-      ),
-    )
-    loadConfig(environment, { tty: false })
-  })
-program
-  .command('openapi')
-  .description('print openapi.yaml')
-  .action(() => void process.stdout.write(openApiYaml()))
-sendCommand(program, context)
-receiveCommand(program, context)
-queuesCommand(program, context)
-statsCommand(program, context)
-keysCommand(program, context)
-
+// Every write reports its own failure; without a listener a closed pipe would end the process in the middle.
+process.stdout.on('error', () => {})
 try {
-  await program.parseAsync()
+  await createProgram(processEnv()).parseAsync()
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2
-  else if (error instanceof CliError) {
-    process.stderr.write(`postern: ${error.message}\n`)
-    process.exitCode = error.exitCode
-  } else {
+  process.exitCode = exitCodeOf(error)
+  // Commander has said its own.
+  if (process.exitCode !== 0 && !(error instanceof CommanderError))
     process.stderr.write(`postern: ${error instanceof Error ? error.message : String(error)}\n`)
-    process.exitCode = error instanceof Error && error.name === 'ConfigError' ? 78 : 1
-  }
 }

@@ -34,15 +34,28 @@ export async function serve(): Promise<void> {
 
   try {
     const { url, dataDir } = await app.start()
-    log.event('listening', { url })
-    process.stdout.write(banner(url, dataDir, config))
+    log.event('listening', { url, mode: config.localMode ? 'local' : 'database', open: config.open })
+    // Where a machine reads the log, the line above says it all.
+    if (config.localMode || config.logFormat === 'pretty') process.stdout.write(banner(url, dataDir, config))
   } catch (error) {
-    const taken = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE'
-    if (taken) process.stderr.write(`Port ${config.port} is in use: choose another with PORT=7071 npm start\n`)
+    // Told to stop while starting: that ends the process.
+    if (stops > 0) return
+    const advice = portAdvice(error, config)
+    if (advice) process.stderr.write(`${advice}\n`)
     else log.fatal('cannot start', { error })
-    await app.stop().catch(() => {})
+    await app.stop()
     process.exit(1)
   }
+}
+
+/** The two ways in which a port cannot be had, in words; null for any other error. */
+function portAdvice(error: unknown, { host, port }: Config): string | null {
+  const code =
+    error instanceof Error && 'syscall' in error && error.syscall === 'listen' && 'code' in error && error.code
+  if (code === 'EADDRINUSE') return `Port ${port} is in use: choose another with PORT=${(port % 65_535) + 1} npm start`
+  if (code === 'EACCES') return `Port ${port} needs more rights than this process has: choose another with PORT=7070`
+  if (code === 'EADDRNOTAVAIL') return `This machine has no address ${host}: set HOST to one that it has.`
+  return null
 }
 
 function banner(url: string, dataDir: string | null, config: Config): string {

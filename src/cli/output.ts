@@ -1,11 +1,23 @@
 /** What the commands print: JSON for programs, aligned columns for people; results on stdout, everything else on stderr. */
 
-export type Output = { data(value: unknown, human: () => string): void; note(text: string): void }
+export type Output = {
+  /** Resolves when the operating system has it; rejects when nobody reads any more. */
+  data(value: unknown, human: () => string | Uint8Array): Promise<void>
+  note(text: string): void
+}
 
 export const output = (json: boolean): Output => ({
-  data: (value, human) => void process.stdout.write(`${json ? JSON.stringify(value) : human()}\n`),
+  data: (value, human) => written(json ? `${JSON.stringify(value)}\n` : lineOf(human())),
   note: (text) => void process.stderr.write(`${text}\n`),
 })
+
+/** Bytes are bytes: no newline is added to them. */
+const lineOf = (text: string | Uint8Array): string | Uint8Array => (typeof text === 'string' ? `${text}\n` : text)
+
+const written = (text: string | Uint8Array): Promise<void> =>
+  new Promise((resolve, reject) => {
+    process.stdout.write(text, (error) => (error ? reject(error) : resolve()))
+  })
 
 /** Columns as wide as their widest cell. */
 export function table(heads: readonly string[], rows: readonly (readonly unknown[])[]): string {

@@ -1,10 +1,10 @@
-/** `postern queues`, `postern stats` and `postern keys`. */
+/** `postern queues` and `postern stats`. */
 import type { Command } from 'commander'
 import { sleep } from '../base/index.ts'
-import { CliError, type Client, queuePath } from './client.ts'
-import { type Output, table } from './output.ts'
+import { CliError, type Client, everyPage, queuePath } from './client.ts'
+import type { Context } from './context.ts'
+import { table } from './output.ts'
 
-type Context = (command: Command) => { client: Client; out: Output; json: boolean }
 type Queue = {
   name: string
   order: string
@@ -12,79 +12,98 @@ type Queue = {
   counts: { ready: number; delayed: number; leased: number; dead: number }
 }
 
-async function everyPage<T>(client: Client, path: string): Promise<T[]> {
-  const found: T[] = []
-  let cursor: string | undefined
-  do {
-    const page: { data: T[]; next_cursor: string | null } = await client.json('GET', path, { query: { cursor } })
-    found.push(...page.data)
-    cursor = page.next_cursor ?? undefined
-  } while (cursor)
-  return found
-}
-
-/** `name=value`, where the value is JSON if it can be: `max_attempts=5 lease=1m dead_letter_queue=failed`. */
+/** `name=value`, where the value is JSON if it looks it: `max_attempts=5 lease=1m dead_letter_queue=failed`. */
 function settingsFrom(words: readonly string[]): string {
-  const entries = words.map((word) => {
+  const entries = words.map((word): [string, unknown] => {
     const at = word.indexOf('=')
     if (at < 1) throw new CliError(2, `${word}: write settings as name=value, such as lease=1m`)
-    const value = word.slice(at + 1)
-    return [
-      word.slice(0, at),
-      /^(-?\d+(\.\d+)?|true|false|null|\{.*\})$/s.test(value) ? JSON.parse(value) : value,
-    ] as const
+    return [word.slice(0, at), settingValue(word, word.slice(at + 1))]
   })
   return JSON.stringify(Object.fromEntries(entries))
 }
 
+function settingValue(word: string, value: string): unknown {
+  if (!/^(-?\d+(\.\d+)?|true|false|null|\{.*\})$/s.test(value)) return value
+  try {
+    return JSON.parse(value)
+  } catch {
+    throw new CliError(2, `${word}: the value is no JSON`)
+  }
+}
+
 export function queuesCommand(program: Command, context: Context): void {
   const queues = program.command('queues').description('list queues, or change one')
-  queues.command('list', { isDefault: true }).action(async (_options: unknown, command: Command) => {
-    const { client, out } = context(command)
-    const found = await everyPage<Queue>(client, '/v1/queues')
-    const rows = found.map(({ name, order, paused, counts }) => [
-      name,
-      order,
-      counts.ready,
-      counts.delayed,
-      counts.leased,
-      counts.dead,
-      paused ? 'paused' : '',
-    ])
-    out.data(found, () => table(['QUEUE', 'ORDER', 'READY', 'DELAYED', 'LEASED', 'DEAD', ''], rows))
-  })
+  queues
+    .command('list', { isDefault: true })
+    .description('every queue that the key may read, with its counts')
+    .action(async (_options: unknown, command: Command) => {
+      const { client, out } = context(command)
+      const found = await everyPage<Queue>(client, '/v1/queues')
+      const rows = found.map(({ name, order, paused, counts }) => [
+        ...[name, order, counts.ready, counts.delayed, counts.leased, counts.dead],
+        paused ? 'paused' : '',
+      ])
+      await out.data(found, () => table(['QUEUE', 'ORDER', 'READY', 'DELAYED', 'LEASED', 'DEAD', ''], rows))
+    })
+  queues
+    .command('show')
+    .description('the settings of a queue')
+    .argument('<queue>')
+    .action(async (queue: string, _options: unknown, command: Command) => {
+      const { client, out } = context(command)
+      const found = await client.json<Record<string, unknown>>('GET', queuePath(queue))
+      const cell = (value: unknown) => (typeof value === 'object' && value !== null ? JSON.stringify(value) : value)
+      const rows = Object.entries(found).map(([name, value]) => [name, cell(value)])
+      await out.data(found, () => table(['SETTING', 'VALUE'], rows))
+    })
   queues
     .command('put')
-    .description('create a queue or change its settings')
+    .alias('create')
+    .description('create a queue, or change the settings given')
     .argument('<queue>')
     .argument('[settings...]', 'such as lease=1m max_attempts=5')
     .action(async (queue: string, settings: string[], _options: unknown, command: Command) => {
       const { client, out } = context(command)
-      const put = await client.json<Queue>('PUT', queuePath(queue), {
-        body: settingsFrom(settings),
-        type: 'application/json',
-      })
-      out.data(put, () => `${put.name} is there`)
+      const body = settingsFrom(settings)
+      const answer = await client.call('PUT', queuePath(queue), { body, type: 'application/json' })
+      const put = (await answer.json()) as Queue
+      await out.data(put, () => `${put.name}: ${answer.status === 201 ? 'created' : 'was there; settings as given'}`)
     })
-  queues
-    .command('delete')
-    .argument('<queue>')
-    .option('--force', 'with everything in it')
-    .action(async (queue: string, options: { force?: boolean }, command: Command) => {
-      const { client, out } = context(command)
-      await client.call('DELETE', queuePath(queue), { query: { force: options.force ? 'true' : undefined } })
-      out.data({ deleted: queue }, () => `${queue} is deleted`)
-    })
-  for (const verb of ['pause', 'resume', 'purge'] as const) {
+  deleteCommand(queues, context)
+  for (const verb of ['pause', 'resume'] as const) {
     queues
       .command(verb)
+      .description(verb === 'pause' ? 'hand out nothing; sends are still taken' : 'hand out messages again')
       .argument('<queue>')
       .action(async (queue: string, _options: unknown, command: Command) => {
         const { client, out } = context(command)
-        const answer = await client.json<{ purged?: number }>('POST', queuePath(queue, `/${verb}`))
-        out.data(answer, () => (verb === 'purge' ? `${answer.purged} messages purged` : `${queue}: ${verb}d`))
+        const answer = await client.json<Queue>('POST', queuePath(queue, `/${verb}`))
+        await out.data(answer, () => `${queue}: ${verb}d`)
       })
   }
+}
+
+function deleteCommand(queues: Command, context: Context): void {
+  queues
+    .command('delete')
+    .description('delete an empty queue')
+    .argument('<queue>')
+    .option('--force', 'with everything in it')
+    .action(async (queue: string, { force }: { force?: boolean }, command: Command) => {
+      const { client, out } = context(command)
+      await client.call('DELETE', queuePath(queue), { query: { force: force ? 'true' : undefined } })
+      await out.data({ deleted: queue }, () => `${queue}: deleted`)
+    })
+  queues
+    .command('purge')
+    .description('delete the messages of a queue')
+    .argument('<queue>')
+    .option('--state <states>', 'of ready,delayed,leased,dead (all but dead)')
+    .action(async (queue: string, { state }: { state?: string }, command: Command) => {
+      const { client, out } = context(command)
+      const answer = await client.json<{ purged: number }>('POST', queuePath(queue, '/purge'), { query: { state } })
+      await out.data(answer, () => `${queue}: ${answer.purged} messages deleted`)
+    })
 }
 
 export function statsCommand(program: Command, context: Context): void {
@@ -94,64 +113,35 @@ export function statsCommand(program: Command, context: Context): void {
     .argument('[queue]')
     .option('--watch', 'every two seconds until interrupted')
     .action(async (queue: string | undefined, options: { watch?: boolean }, command: Command) => {
-      const { client, out } = context(command)
+      const { client, out, json } = context(command)
       do {
-        const names = queue ? [queue] : (await everyPage<Queue>(client, '/v1/queues')).map((each) => each.name)
-        const found = await Promise.all(
-          names.map(async (name) => ({
-            queue: name,
-            ...(await client.json<Record<string, number | null>>('GET', queuePath(name, '/stats'))),
-          })),
-        )
-        const heads = [...new Set(found.flatMap(Object.keys))]
-        const cell = (value: unknown): unknown => (typeof value === 'number' ? Math.round(value * 10) / 10 : value)
-        const rows = found.map((each) => heads.map((head) => cell((each as Record<string, unknown>)[head])))
-        out.data(queue ? found[0] : found, () =>
-          table(
-            heads.map((head) => head.toUpperCase()),
-            rows,
-          ),
-        )
-        if (options.watch) await sleep(2000)
+        const found = await statsOf(client, queue)
+        if (options.watch && !json && process.stdout.isTTY) process.stdout.write(clearScreen)
+        await out.data(queue === undefined ? found : found[0], () => statsTable(found))
+        if (options.watch) await sleep(watchMs)
       } while (options.watch)
     })
 }
 
-type Key = { id: string; name: string; scopes: unknown; expires_at: string | null; key?: string }
+const watchMs = 2000
+const clearScreen = '\x1b[H\x1b[2J'
 
-export function keysCommand(program: Command, context: Context): void {
-  const keys = program.command('keys').description('create, list and revoke API keys')
-  keys
-    .command('create')
-    .argument('<name>')
-    .requiredOption('--actions <list>', 'of send,receive,read,manage')
-    .option('--queues <patterns>', 'names or patterns such as orders.*, comma separated', '*')
-    .option('--expires-at <time>', 'RFC 3339')
-    .action(
-      async (name: string, options: { actions: string; queues: string; expiresAt?: string }, command: Command) => {
-        const { client, out } = context(command)
-        const scopes = [{ actions: options.actions.split(','), queues: options.queues.split(','), topics: [] }]
-        const body = JSON.stringify({ name, scopes, ...(options.expiresAt ? { expires_at: options.expiresAt } : {}) })
-        const made = await client.json<Key>('POST', '/v1/keys', { body, type: 'application/json' })
-        out.data(made, () => `${made.key}\n\nThis key is shown only now. Its id is ${made.id}.`)
-      },
-    )
-  keys.command('list').action(async (_options: unknown, command: Command) => {
-    const { client, out } = context(command)
-    const found = await everyPage<Key>(client, '/v1/keys')
-    out.data(found, () =>
-      table(
-        ['ID', 'NAME', 'SCOPES', 'EXPIRES'],
-        found.map((key) => [key.id, key.name, JSON.stringify(key.scopes), key.expires_at]),
-      ),
-    )
-  })
-  keys
-    .command('revoke')
-    .argument('<id>')
-    .action(async (id: string, _options: unknown, command: Command) => {
-      const { client, out } = context(command)
-      await client.call('DELETE', `/v1/keys/${encodeURIComponent(id)}`)
-      out.data({ revoked: id }, () => `${id} is revoked`)
-    })
+type Stats = { queue: string; [figure: string]: string | number | null }
+
+/** Of one queue, or of all, one after the other: a thousand queues must not be a thousand requests at once. */
+async function statsOf(client: Client, queue: string | undefined): Promise<Stats[]> {
+  const names = queue === undefined ? (await everyPage<Queue>(client, '/v1/queues')).map((each) => each.name) : [queue]
+  const found: Stats[] = []
+  for (const name of names)
+    found.push({ queue: name, ...(await client.json<Record<string, number | null>>('GET', queuePath(name, '/stats'))) })
+  return found
+}
+
+function statsTable(found: readonly Stats[]): string {
+  const heads = [...new Set(['queue', ...found.flatMap(Object.keys)])]
+  const cell = (value: unknown): unknown => (typeof value === 'number' ? Math.round(value * 10) / 10 : value)
+  return table(
+    heads.map((head) => head.toUpperCase()),
+    found.map((each) => heads.map((head) => cell(each[head]))),
+  )
 }
