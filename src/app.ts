@@ -4,6 +4,7 @@ import { type Broker, createBroker } from './broker/index.ts'
 import type { Config } from './config.ts'
 import { createHttp, type Listening, listen } from './http/index.ts'
 import type { Log } from './log.ts'
+import { createPush, type Push } from './push/index.ts'
 import type { Embedded } from './store/embedded/index.ts'
 import { migrate } from './store/index.ts'
 import { version } from './version.ts'
@@ -18,7 +19,7 @@ export type App = {
 }
 
 /** What runs. */
-type Parts = { embedded?: Embedded; broker?: Broker; listening?: Listening; fetch?: App['fetch'] }
+type Parts = { embedded?: Embedded; broker?: Broker; push?: Push; listening?: Listening; fetch?: App['fetch'] }
 
 export function createApp(config: Config, { log }: { log: Log }): App {
   const parts: Parts = {}
@@ -67,8 +68,13 @@ async function startParts(
   parts.broker = broker
   await broker.start()
   goOn(stopped)
-  const { rootKey, open, host, port, maxBodyBytes, maxWaitMs } = config
-  const http = createHttp({ broker, rootKey, open, host, maxBodyBytes, maxWaitMs, version, log: log.line })
+  const { rootKey, open, host, port, maxBodyBytes, maxWaitMs, allowPrivateWebhooks: allowPrivate } = config
+  const push = createPush({ broker, allowPrivate, version, log: log.event })
+  parts.push = push
+  if (config.roles.includes('push')) push.start()
+  const { line } = log
+  const testWebhook = push.test
+  const http = createHttp({ broker, rootKey, open, host, maxBodyBytes, maxWaitMs, version, testWebhook, log: line })
   parts.listening = await listen(http, { host, port, log: log.line })
   goOn(stopped)
   parts.fetch = async (request) => http.fetch(request)
@@ -122,12 +128,16 @@ async function stopParts(config: Config, log: Log, parts: Parts, starting: Promi
   )
   delete parts.fetch
   const answered = quietly(parts.listening?.stop())
-  const drained = quietly(parts.broker?.stop(leftMs()))
+  const pushed = quietly(parts.push?.stop(Math.max(0, leftMs() - settleMs)))
+  const drained = quietly(parts.broker?.stop(leftMs(), pushed))
   await within(leftMs(), Promise.all([answered, drained]))
   await quietly(parts.listening?.close())
   await drained
   await quietly(parts.embedded?.stop())
 }
+
+/** Of the drain time: what webhooks leave for settling. */
+const settleMs = 1_000
 
 /** Waits for the work, but no longer than that. */
 async function within(ms: number, work: Promise<unknown> | undefined): Promise<void> {

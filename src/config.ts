@@ -2,6 +2,7 @@
 import { isIP } from 'node:net'
 import { z } from 'zod'
 import { formatDuration, parseDuration } from './model/index.ts'
+import { parseAllowPrivate } from './push/index.ts'
 
 const text = z.string().min(1)
 const flag = (fallback: boolean) =>
@@ -26,6 +27,17 @@ const roles = z
   .transform((value) => value.split(',').map((role) => role.trim()))
   .pipe(z.array(z.enum(['api', 'push', 'upkeep'])).min(1))
   .default(['api', 'push', 'upkeep'])
+
+const addresses = z
+  .string()
+  .transform((value, context) => {
+    const parsed = parseAllowPrivate(value)
+    if (parsed !== null) return parsed
+    context.addIssue({ code: 'custom', message: 'neither true, false nor networks such as 10.0.0.0/8,fd00::/8' })
+    return z.NEVER
+  })
+  .nullable()
+  .default(null)
 
 type Setting = { name: string; schema: z.ZodType; about: string; default: string; secret?: true }
 
@@ -109,15 +121,16 @@ export const settings = [
   },
   {
     name: 'ALLOW_PRIVATE_WEBHOOKS',
-    schema: text.nullable().default(null),
+    schema: addresses,
     default: 'local mode only',
-    about: 'Reserved for webhooks; has no effect yet.',
+    about: 'Whether webhooks may go to private addresses: true, false, or networks such as 10.0.0.0/8,fd00::/8.',
   },
   {
     name: 'ROLES',
     schema: roles,
     default: 'api,push,upkeep',
-    about: 'What this process does. One with upkeep must run somewhere, or nothing expires or becomes due.',
+    about:
+      'What this process does: serve the API, deliver to webhooks, upkeep. One with upkeep must run somewhere, or nothing expires or becomes due.',
   },
   {
     name: 'DRAIN',
@@ -141,6 +154,8 @@ export type Config = {
   logLevel: string
   logFormat: 'pretty' | 'json' | 'ecs'
   roles: readonly string[]
+  /** Which addresses webhooks may reach besides public ones: all, none, or these networks. */
+  allowPrivateWebhooks: boolean | readonly string[]
   drainMs: number
   /** Brings its own Postgres. */
   localMode: boolean
@@ -183,6 +198,7 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     logLevel: read('LOG_LEVEL'),
     logFormat: read('LOG_FORMAT') ?? (facts.tty ? 'pretty' : 'json'),
     roles: read('ROLES'),
+    allowPrivateWebhooks: read('ALLOW_PRIVATE_WEBHOOKS') ?? read('DATABASE_URL') === null,
     drainMs: read('DRAIN'),
     localMode: read('DATABASE_URL') === null,
     open: read('POSTERN_ROOT_KEY') === null,

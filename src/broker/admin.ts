@@ -17,13 +17,15 @@ import {
 import type { Counted, Database, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
+import { decodeCursor, encodeCursor, pageByName } from './cursor.ts'
 import type { Queues } from './queues.ts'
-import type { Admin, QueueWithCounts } from './types.ts'
+import type { Admin, QueueWithCounts, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
 type Options = {
   db: Database
   queues: Queues
   access: Access
+  counted: Counter
   /** Sent and settled here and not yet recorded. */
   unrecorded(queueId: number): { sent: number; settled: number }
   queueChanged(queueId: number): void
@@ -31,17 +33,18 @@ type Options = {
   keysChanged(): void
 }
 
+type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin>
+
 export function createAdmin({
   db,
   queues,
   access,
+  counted,
   unrecorded,
   queueChanged,
   queueDeleted,
   keysChanged,
-}: Options): Admin {
-  const counted = countCache(db)
-
+}: Options): QueueAdmin {
   async function withCounts(list: readonly Queue[]): Promise<QueueWithCounts[]> {
     const counts = await counted(list.map((queue) => queue.id))
     return list.map((queue) => {
@@ -61,6 +64,7 @@ export function createAdmin({
   ): Promise<{ queue: QueueWithCounts; created: boolean }> {
     if (given.order === 'keyed')
       throw invalid('/order', 'keyed queues are not available in this version; use fifo or lifo')
+    if ((await queues.find(name))?.backlog) throw isBacklog(name)
     const target = given.deadLetterQueue ?? null
     if (target === name) throw invalid('/dead_letter_queue', 'a queue cannot be its own dead-letter queue')
     const put = await store.putQueue(
@@ -83,22 +87,8 @@ export function createAdmin({
   }
 
   async function listQueues({ limit, cursor, may }: Parameters<Admin['listQueues']>[0]) {
-    const shown: Queue[] = []
-    let after = decodeCursor<string>(cursor) ?? ''
-    let more = true
-    while (more && shown.length < limit) {
-      const some = await store.listQueues(db, after, limit + 1)
-      more = some.length > limit
-      for (const queue of some) {
-        if (shown.length === limit) {
-          more = true
-          break
-        }
-        after = queue.name
-        if (may(queue.name)) shown.push(queue)
-      }
-    }
-    return { data: await withCounts(shown), nextCursor: more ? encodeCursor(after) : null }
+    const page = await pageByName((after, count) => store.listQueues(db, after, count), { limit, cursor }, may)
+    return { ...page, data: await withCounts(page.data) }
   }
 
   async function browseMessages(
@@ -129,6 +119,7 @@ export function createAdmin({
     getQueue: async (name) => one(await queues.fresh(name)),
     listQueues,
     async deleteQueue(name, force) {
+      if ((await queues.find(name))?.backlog) throw isBacklog(name)
       const gone = await store.deleteQueue(db, name, force)
       if (!gone) throw new BrokerError('queue_not_found', `There is no queue ${name}.`)
       if (!gone.deleted)
@@ -203,8 +194,13 @@ export function createAdmin({
   }
 }
 
+const isBacklog = (name: string): BrokerError =>
+  new BrokerError('setting_is_fixed', `${name} is the backlog of a subscription: change the subscription instead.`)
+
+export type Counter = (queueIds: readonly number[]) => Promise<Map<number, Counted>>
+
 /** What a count cost is what it is worth: twenty times as long, when it cost anything. */
-function countCache(db: Database): (ids: readonly number[]) => Promise<Map<number, Counted>> {
+export function countCache(db: Database): Counter {
   const kept = new Map<number, { counted: Counted; untilMs: number }>()
   return async (ids) => {
     const nowMs = monotonicMs()
@@ -242,16 +238,4 @@ function storedFrom(row: StoredRow): StoredMessage {
         ? null
         : { reason: row.reason, lastError: row.last_error, diedAt: row.died_at, origin: row.origin ?? '' },
   }
-}
-
-const encodeCursor = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url')
-
-function decodeCursor<T>(cursor: string | null): T | null {
-  if (cursor === null) return null
-  try {
-    const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString())
-    const parts = typeof value === 'object' && value !== null ? Object.values(value) : [value]
-    if (parts.every((part) => typeof part === 'number' || typeof part === 'string')) return value as T
-  } catch {}
-  throw invalid('query/cursor', 'not a cursor of this list')
 }

@@ -4,14 +4,20 @@ import { BrokerError, type Delivery, messageId, priorityOf, receiptCodec } from 
 import * as store from '../store/index.ts'
 import { type Appended, connect, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
-import { createAdmin } from './admin.ts'
+import { countCache, createAdmin } from './admin.ts'
+import { createSubscriptionAdmin } from './admin_subscriptions.ts'
+import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
+import { createDesk, type DeskParts } from './desk.ts'
+import { createHandOver } from './handover.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
+import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
 import { createSettler } from './settle.ts'
+import { createTopics } from './topics.ts'
 import type { Broker, ReceiveOptions } from './types.ts'
 import { startUpkeep, type Upkeep } from './upkeep.ts'
 import { createWriter } from './write.ts'
@@ -49,6 +55,8 @@ export function createBroker(options: BrokerOptions): Broker {
       rung: (queueId) => receiver.ring(queueId),
       queueChanged: (queueId) => void recheck(queueId),
       keysChanged: () => access.forget(),
+      subscriptionChanged: (subscription) => parts.changed(subscription),
+      subscriptionsFree: () => parts.free(),
       lost() {
         marks.reset()
         queues.clear()
@@ -85,16 +93,17 @@ export function createBroker(options: BrokerOptions): Broker {
       cluster.rung(queue.id)
     },
   })
-  const write = createWriter({
-    db,
-    queues,
-    marks,
-    cluster,
-    receiver,
-    appended: (queueId, lane, position) => ownAppended({ queueId, lane, position }),
-    scheduled: (inMs) => upkeep?.dueIn(inMs),
+  const handOver = createHandOver(receiver, marks, cluster)
+  const { gateway } = cluster
+  const stored = {
+    appended: (queueId: number, lane: number, position: number) => ownAppended({ queueId, lane, position }),
+    scheduled: (inMs: number) => upkeep?.dueIn(inMs),
     sent: rates.sent,
-  })
+  }
+  const write = createWriter({ db, queues, handOver, gateway, ...stored })
+  const topics = createTopics(db)
+  const publish = createPublisher({ db, topics, handOver, gateway, ...stored })
+  const parts: DeskParts = createDesk({ db, cluster, forget: marks.forget })
 
   function receipts(): ReturnType<typeof receiptCodec> {
     if (!codec) throw new BrokerError('unavailable', 'The gateway is starting.', { retryAfterS: 1 })
@@ -158,10 +167,11 @@ export function createBroker(options: BrokerOptions): Broker {
     }
   }
 
-  async function receive(name: string, { max, waitMs, leaseMs, signal }: ReceiveOptions) {
+  async function receive(name: string, { max, waitMs, leaseMs, signal, subscription = 0 }: ReceiveOptions) {
     receipts()
     const queue = await queues.byName(name)
-    const taken = await receiver.receive(queue, max, waitMs, leaseMs ?? queue.leaseMs, signal)
+    const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
+    const taken = await receiver.receive(queue, asked)
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
@@ -169,30 +179,44 @@ export function createBroker(options: BrokerOptions): Broker {
     return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
   }
 
-  const admin = createAdmin({
+  const counted = countCache(db)
+  const queueDeletedHere = (queueId: number): void => {
+    queues.forget(queueId)
+    receiver.close(queueId, queueDeleted())
+    cluster.queueChanged(queueId)
+  }
+  const queueAdmin = createAdmin({
     db,
     queues,
     access,
+    counted,
     unrecorded: rates.unrecorded,
     queueChanged(queueId) {
       marks.forget(queueId)
       receiver.ring(queueId)
       cluster.queueChanged(queueId)
     },
-    queueDeleted(queueId) {
-      queues.forget(queueId)
-      receiver.close(queueId, queueDeleted())
-      cluster.queueChanged(queueId)
-    },
+    queueDeleted: queueDeletedHere,
     keysChanged: cluster.keysChanged,
+  })
+  const topicAdmin = createTopicAdmin({ db, topics, queueDeleted: queueDeletedHere })
+  const subscriptionAdmin = createSubscriptionAdmin({
+    db,
+    counted,
+    appended: ownAppended,
+    changed: cluster.subscriptionChanged,
+    free: cluster.subscriptionsFree,
+    queueDeleted: queueDeletedHere,
   })
 
   return {
     send: (queue, messages, more) => write(queue, messages, more?.atomic ?? false),
+    publish,
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin,
+    admin: { ...queueAdmin, ...topicAdmin, ...subscriptionAdmin },
+    desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await cluster.start()
@@ -206,10 +230,11 @@ export function createBroker(options: BrokerOptions): Broker {
         { retryMs: 5_000, failed: (error) => log('recording rates failed', { error }) },
       )
     },
-    async stop(drainMs) {
+    async stop(drainMs, edges) {
       const untilMs = monotonicMs() + drainMs
       await receiver.stop()
       while (receiver.waiting() > 0 && monotonicMs() < untilMs) await sleep(10)
+      await edges
       await Promise.all([upkeep?.stop(), recording?.stop()])
       await cluster.stop()
       await db.close()

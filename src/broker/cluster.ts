@@ -14,6 +14,8 @@ export type ClusterEvents = {
   rung(queueId: number): void
   queueChanged(queueId: number): void
   keysChanged(): void
+  subscriptionChanged(subscription: number): void
+  subscriptionsFree(): void
   /** Announcements may have been missed. */
   lost(): void
 }
@@ -24,6 +26,9 @@ export type Cluster = {
   rung(queueId: number): void
   queueChanged(queueId: number): void
   keysChanged(): void
+  /** Told to this gateway too. */
+  subscriptionChanged(subscription: number): void
+  subscriptionsFree(): void
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
   /** Whether anybody else may be serving the same queues. */
@@ -104,6 +109,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     } else if (word === 'ring') on.rung(Number(rest[0]))
     else if (word === 'queue') on.queueChanged(Number(rest[0]))
     else if (word === 'keys') on.keysChanged()
+    else if (word === 'subscription') on.subscriptionChanged(Number(rest[0]))
+    else if (word === 'free') on.subscriptionsFree()
   }
 
   function listen(): void {
@@ -151,6 +158,14 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     rung: (queueId) => say(`ring ${queueId}`),
     queueChanged: (queueId) => say(`queue ${queueId}`),
     keysChanged: () => say('keys'),
+    subscriptionChanged(subscription) {
+      say(`subscription ${subscription}`)
+      on.subscriptionChanged(subscription)
+    },
+    subscriptionsFree() {
+      say('free')
+      on.subscriptionsFree()
+    },
     listening: isListening,
     hasPeers: () => peers.size > 0 || !isListening(),
     async start() {

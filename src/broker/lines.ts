@@ -9,6 +9,10 @@ export type Waiter = {
   queueId: number
   max: number
   leaseMs: number
+  /** The subscription it receives for; 0: nobody in particular. */
+  fence: number
+  /** The ring of its line that it has heard: it looks once for each. */
+  heard: number
   /** Has not looked since it came: it must, before it may be told that there is nothing. */
   fresh: boolean
   /** Part of a statement under way, which will say what it got. */
@@ -19,7 +23,8 @@ export type Waiter = {
   fail(error: unknown): void
 }
 
-export type Line = { queueId: number; waiters: Set<Waiter> }
+/** `rings` counts how often something may have become ready. */
+export type Line = { queueId: number; waiters: Set<Waiter>; rings: number }
 
 export type Lines = {
   /** `over` runs when the time to wait is over or the caller has gone. */
@@ -46,7 +51,7 @@ export function createLines(): Lines {
   function join(waiter: Waiter, waitMs: number, signal: AbortSignal, over: () => void): void {
     let line = lines.get(waiter.queueId)
     if (!line) {
-      line = { queueId: waiter.queueId, waiters: new Set() }
+      line = { queueId: waiter.queueId, waiters: new Set(), rings: 0 }
       lines.set(waiter.queueId, line)
     }
     line.waiters.add(waiter)

@@ -13,6 +13,8 @@ export type Queues = {
   byId(id: number): Promise<Queue | null>
   /** From the database, whatever is remembered. */
   fresh(name: string): Promise<Queue>
+  /** The same, or null when there is none. */
+  find(name: string): Promise<Queue | null>
   /** What is remembered, if anything. */
   known(id: number): Queue | null
   remember(queue: Queue): void
@@ -61,14 +63,18 @@ export function createQueues(db: Database, hears: () => boolean): Queues {
     if (entry && names.get(entry.queue.name)?.queue.id === id) names.delete(entry.queue.name)
   }
 
-  async function fresh(name: string): Promise<Queue> {
+  async function find(name: string): Promise<Queue | null> {
     const queue = await fetchByName(name)
+    const old = names.get(name)
     if (queue) remember(queue)
-    else {
-      const old = names.get(name)
-      if (old) forget(old.queue.id)
+    else if (old) forget(old.queue.id)
+    return queue
+  }
+
+  async function fresh(name: string): Promise<Queue> {
+    const queue = await find(name)
+    if (!queue)
       throw new BrokerError('queue_not_found', `There is no queue ${name}: create it with PUT /v1/queues/${name}.`)
-    }
     return queue
   }
 
@@ -83,6 +89,7 @@ export function createQueues(db: Database, hears: () => boolean): Queues {
       return queue
     },
     fresh,
+    find,
     known: (id) => current(ids.get(id)),
     remember,
     forget,

@@ -16,8 +16,17 @@ const rowsPerStatement = 2000
 const queuesPerStatement = 500
 const netEveryMs = 500
 
+export type Asked = {
+  max: number
+  waitMs: number
+  leaseMs: number
+  /** The subscription it is for; 0: nobody in particular. */
+  fence: number
+  signal: AbortSignal
+}
+
 export type Receiver = {
-  receive(queue: Queue, max: number, waitMs: number, leaseMs: number, signal: AbortSignal): Promise<Taken[]>
+  receive(queue: Queue, asked: Asked): Promise<Taken[]>
   /** Something may be ready in this queue. */
   ring(queueId: number): void
   ringAll(): void
@@ -45,7 +54,8 @@ type Options = {
 }
 
 /** One queue's part in one lease statement. */
-type Share = { line: Line; waiters: Waiter[]; limit: number; flight: Flight }
+type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; flight: Flight }
+const nothing = { rows: [], closed: new Set<number>() }
 
 export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, log }: Options): Receiver {
   const lines = createLines()
@@ -73,7 +83,10 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     }
   }
 
-  /** Receivers who want the same length of lease; whoever does not fit stays hungry for the next statement. */
+  /**
+   * Receivers who want the same length of lease, and of each queue those of one subscription; whoever does not fit stays hungry
+   * for the next statement. Nobody looks twice for one ring, so the others' turn comes.
+   */
   function gather(): { shares: Share[]; leaseMs: number } {
     const shares: Share[] = []
     let leaseMs = 0
@@ -86,24 +99,26 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
       const waiters: Waiter[] = []
       let limit = 0
       for (const waiter of line.waiters) {
-        if (waiter.busy) continue
+        if (waiter.busy || (waiter.heard === line.rings && !waiter.fresh)) continue
         leaseMs ||= waiter.leaseMs
-        if (waiter.leaseMs !== leaseMs || limit >= rowsPerQueue) {
+        if (waiter.leaseMs !== leaseMs || waiter.fence !== (waiters[0] ?? waiter).fence || limit >= rowsPerQueue) {
           hungry.add(queueId)
           break
         }
         waiters.push(waiter)
         limit += waiter.max
       }
-      if (waiters.length === 0) continue
+      const [first] = waiters
+      if (!first) continue
       const all = cluster.hasPeers() && waiters.some((waiter) => waiter.fresh)
       for (const waiter of waiters) {
         waiter.busy = true
         waiter.fresh = false
+        waiter.heard = line.rings
       }
       limit = Math.min(limit, rowsPerQueue)
       rows += limit
-      shares.push({ line, waiters, limit, flight: marks.look(queueId, all) })
+      shares.push({ line, waiters, limit, fence: first.fence, flight: marks.look(queueId, all) })
     }
     return { shares, leaseMs }
   }
@@ -112,12 +127,14 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     const token = randomToken()
     const asked = shares.filter((share) => share.flight.lanes.length > 0)
     try {
-      const requests = asked.map(({ flight, limit }) => ({ queueId: flight.queueId, limit, lanes: flight.lanes }))
+      const requests = asked.map(({ flight: { queueId, lanes }, limit, fence }) => ({ queueId, limit, lanes, fence }))
       // With a bound on leases the order of locks must be everybody's.
       requests.sort((a, b) => a.queueId - b.queueId)
-      const rows =
-        requests.length === 0 ? [] : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes)
-      deal(shares, rows, token)
+      const { rows, closed } =
+        requests.length === 0
+          ? nothing
+          : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes, cluster.gateway)
+      deal(shares, rows, closed, token)
     } catch (error) {
       for (const { flight, waiters } of shares) {
         marks.failed(flight)
@@ -126,7 +143,12 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     }
   }
 
-  function deal(shares: readonly Share[], rows: readonly LeasedRow[], token: number): void {
+  function deal(
+    shares: readonly Share[],
+    rows: readonly LeasedRow[],
+    closed: ReadonlySet<number>,
+    token: number,
+  ): void {
     const cut = rows[0]?.cut === true
     const byQueue = new Map<number, LeasedRow[]>()
     for (const row of rows) {
@@ -139,6 +161,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
       const got = byQueue.get(share.line.queueId) ?? []
       const full = got.length >= share.limit
       if (cut) leftBehind(share.flight)
+      else if (closed.has(share.line.queueId)) marks.failed(share.flight)
       else marks.landed(share.flight, got, full || heldBack(share.line.queueId))
       const fit: Taken[] = []
       for (const row of got) (row.expired || row.exhausted ? unfit : fit).push({ row, token })
@@ -167,6 +190,8 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     }
     if (next < fit.length) giveBack(fit.slice(next))
     if (more) ring(share.line.queueId)
+    // It rang while they looked: the look may have come too early.
+    else if (share.waiters.some((waiter) => waiter.heard < share.line.rings)) again(share.line.queueId)
   }
 
   function finish(waiter: Waiter): void {
@@ -181,7 +206,13 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
   }
 
   function ring(queueId: number): void {
-    if (!lines.of(queueId)) return
+    const line = lines.of(queueId)
+    if (!line) return
+    line.rings++
+    again(queueId)
+  }
+
+  function again(queueId: number): void {
     hungry.add(queueId)
     pumpSoon()
   }
@@ -190,13 +221,15 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     for (const line of lines.all()) ring(line.queueId)
   }
 
-  function receive(queue: Queue, max: number, waitMs: number, leaseMs: number, signal: AbortSignal): Promise<Taken[]> {
+  function receive(queue: Queue, { max, waitMs, leaseMs, fence, signal }: Asked): Promise<Taken[]> {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return resolve([])
       const waiter: Waiter = {
         queueId: queue.id,
         max,
         leaseMs,
+        fence,
+        heard: 0,
         fresh: true,
         busy: false,
         due: false,
@@ -207,7 +240,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
         // Whoever has gone leaves at once, even in the middle of a statement: what it brings is given to the next.
         if (signal.aborted || (!waiter.busy && !waiter.fresh)) finish(waiter)
       })
-      ring(queue.id)
+      again(queue.id)
     })
   }
 

@@ -111,12 +111,7 @@ export function createSettler({ db, queues, codec, moved, settled }: Options): S
 
   async function releases(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
     if (work.length === 0) return
-    const items = work.map(
-      ({ action, receipt }): Release =>
-        action.action === 'reject'
-          ? { receipt, kind: 'reject', delayMs: 0, error: action.reason }
-          : { receipt, kind: 'nack', delayMs: action.action === 'nack' ? (action.delayMs ?? -1) : -1, error: null },
-    )
+    const items = work.map(({ action, receipt }) => releaseOf(action, receipt))
     const rows = await release(items)
     work.forEach((item, at) => {
       const outcome = item.action.action === 'reject' ? 'rejected' : 'nacked'
@@ -146,9 +141,16 @@ export function createSettler({ db, queues, codec, moved, settled }: Options): S
         else say(item, 'extended', new Date(end))
       })
     }
-    await Promise.all([acks(of('ack'), say), releases(of('nack', 'reject'), say), extensions(of('extend'))])
+    await Promise.all([acks(of('ack'), say), releases(of('nack', 'reject', 'return'), say), extensions(of('extend'))])
     return results
   }
 
   return { settle, release: async (items) => void (await release(items)) }
+}
+
+function releaseOf(action: SettleAction, receipt: Receipt): Release {
+  if (action.action === 'reject') return { receipt, kind: action.death ?? 'reject', delayMs: 0, error: action.reason }
+  if (action.action === 'return') return { receipt, kind: 'return', delayMs: 0, error: null }
+  const { delayMs, error } = action.action === 'nack' ? action : { delayMs: null, error: undefined }
+  return { receipt, kind: 'nack', delayMs: delayMs ?? -1, error: error ?? null }
 }

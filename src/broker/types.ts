@@ -1,10 +1,16 @@
-/** The broker's door: seven functions, and the shapes that pass through it. */
+/** The broker's door: seven functions, what people administer, what the dispatcher reports, and the shapes that pass through. */
 import type {
   ApiKey,
+  Attempt,
+  Binding,
   Delivery,
+  DisabledReason,
+  Health,
+  Interest,
   MessageState,
   NewMessage,
   Principal,
+  Published,
   Queue,
   QueueCounts,
   QueueSettings,
@@ -13,7 +19,13 @@ import type {
   Sent,
   SettleAction,
   Settled,
+  SigningSecret,
   StoredMessage,
+  Subscription,
+  SubscriptionSettings,
+  SubscriptionSource,
+  Topic,
+  TopicSettings,
 } from '../model/index.ts'
 
 export type ReceiveOptions = {
@@ -25,6 +37,8 @@ export type ReceiveOptions = {
   leaseMs: number | null
   /** Aborts when the caller has gone; nothing stays leased for it. */
   signal: AbortSignal
+  /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
+  subscription?: number
 }
 
 export type Received = {
@@ -43,32 +57,145 @@ export type SettleOptions = {
 export type Page<T> = { data: T[]; nextCursor: string | null }
 export type PageOptions = { limit: number; cursor: string | null }
 export type QueueWithCounts = Queue & { counts: QueueCounts }
+export type TopicWithCounts = Topic & { counts: { bindings: number; subscriptions: number } }
+export type SubscriptionWithCounts = Subscription & { counts: QueueCounts }
 
-export type Admin = {
-  /** Creates the queue or changes the settings given. Throws setting_is_fixed (order), invalid_value (dead_letter_queue). */
-  putQueue(name: string, settings: Partial<QueueSettings>): Promise<{ queue: QueueWithCounts; created: boolean }>
-  /** Throws queue_not_found, as all of these that take a queue's name. */
-  getQueue(name: string): Promise<QueueWithCounts>
-  /** Ordered by name. `may` hides queues from callers that may not see them. */
-  listQueues(options: PageOptions & { may(queue: string): boolean }): Promise<Page<QueueWithCounts>>
-  /** Throws queue_not_empty unless forced. Waiting receivers are answered. */
-  deleteQueue(name: string, force: boolean): Promise<void>
-  /** Deletes every ready, delayed and leased message; dead letters only with `dead`. Returns how many. */
-  purgeQueue(name: string, states: readonly MessageState[]): Promise<number>
-  queueStats(name: string): Promise<QueueStats>
-  /** Without leasing; at most 16 MiB of bodies a page. */
-  browseMessages(queue: string, state: MessageState, options: PageOptions): Promise<Page<StoredMessage>>
-  /** Throws message_not_found. */
-  getMessage(queue: string, id: string): Promise<StoredMessage>
-  deleteMessage(queue: string, id: string): Promise<void>
-  /** The secret is returned here and never again. */
-  createKey(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
-  listKeys(options: PageOptions): Promise<Page<ApiKey>>
-  /** Throws key_not_found. Every gateway refuses the key within a second. */
-  deleteKey(id: string): Promise<void>
-  /** What stands in the way of serving; empty when ready. */
-  problems(): Promise<string[]>
+export type TopicAdmin = {
+  /** Creates the topic or changes the settings given. */
+  putTopic(name: string, settings: Partial<TopicSettings>): Promise<{ topic: TopicWithCounts; created: boolean }>
+  /** Throws topic_not_found, as all of these that take a topic's name. */
+  getTopic(name: string): Promise<TopicWithCounts>
+  /** Ordered by name. `may` hides topics from callers that may not see them. */
+  listTopics(options: PageOptions & { may(topic: string): boolean }): Promise<Page<TopicWithCounts>>
+  /** With its bindings and subscriptions. Throws topic_not_empty when a backlog holds messages, unless forced. */
+  deleteTopic(name: string, force: boolean): Promise<void>
+  /** Throws invalid_value for a queue that is not there. */
+  putBinding(
+    topic: string,
+    name: string,
+    binding: Interest & { queue: string },
+  ): Promise<{ binding: Binding; created: boolean }>
+  /** Throws binding_not_found. */
+  getBinding(topic: string, name: string): Promise<Binding>
+  listBindings(topic: string, options: PageOptions): Promise<Page<Binding>>
+  deleteBinding(topic: string, name: string): Promise<void>
+  /** Where a message would go if it were published now. Stores nothing. */
+  testPublish(
+    topic: string,
+    routingKey: string,
+    message: NewMessage,
+  ): Promise<{ bindings: { name: string; queue: string }[]; subscriptions: string[] }>
 }
+
+export type ReplayRange = {
+  /** `dead`: dead letters; `past`: all that the topic has kept, whatever became of it. */
+  state: 'dead' | 'past'
+  from: Date | null
+  to: Date | null
+}
+
+export type SubscriptionAdmin = {
+  /** Throws invalid_value for a queue or topic that is not there. */
+  createSubscription(
+    source: SubscriptionSource,
+    settings: SubscriptionSettings,
+    secret: string,
+  ): Promise<SubscriptionWithCounts>
+  /** Throws subscription_not_found, as all of these that take an id. */
+  getSubscription(id: string): Promise<SubscriptionWithCounts>
+  /** In the order of creation. `may` hides some from callers that may not see them. */
+  listSubscriptions(
+    options: PageOptions & {
+      queue: string | null
+      topic: string | null
+      may(subscription: Subscription): boolean
+    },
+  ): Promise<Page<SubscriptionWithCounts>>
+  /** Throws changed_meanwhile, and invalid_value for an interest in a queue's messages. */
+  updateSubscription(
+    id: string,
+    changes: Partial<SubscriptionSettings> & Partial<Interest>,
+  ): Promise<SubscriptionWithCounts>
+  /** On a topic its backlog goes with it. */
+  deleteSubscription(id: string): Promise<void>
+  /** Enabling forgets past failures. */
+  enableSubscription(id: string): Promise<SubscriptionWithCounts>
+  disableSubscription(id: string): Promise<SubscriptionWithCounts>
+  /** The present secret signs, beside the new one, until `graceMs` are over. */
+  rotateSecret(id: string, secret: string, graceMs: number): Promise<SigningSecret[]>
+  /** Live ones, the newest first. */
+  secretsOf(id: string): Promise<SigningSecret[]>
+  /** How many messages were made ready again. Throws invalid_value for past messages of a queue, which keeps none. */
+  replay(id: string, range: ReplayRange): Promise<number>
+  /** Newest first. */
+  listAttempts(id: string, options: PageOptions & { outcome: Attempt['outcome'] | null }): Promise<Page<Attempt>>
+}
+
+/** A subscription as its dispatcher needs it. */
+export type Assignment = Subscription & {
+  number: number
+  queueId: number
+  /** Goes up with every change by a caller. */
+  version: number
+  /** The newest first; those before it end when their grace is over (milliseconds since 1970). */
+  secrets: { secret: string; expiresMs: number | null }[]
+}
+
+/**
+ * For the edge that pushes: which subscriptions this gateway is to deliver for, and what it has to report. What it does not own
+ * (any more) it cannot lease for, and its reports about it change nothing.
+ */
+export type Desk = {
+  /** A heartbeat: owned subscriptions stay owned for `aliveMs`; free ones are taken up to a
+   * fair share, those of dead gateways only with `takeOver`. `excess`: held beyond that share. */
+  claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; excess: number }>
+  release(subscriptions: readonly number[]): Promise<void>
+  /** Gives everything back. */
+  retire(): Promise<void>
+  /** Versions by number. */
+  owned(): Promise<Map<number, number>>
+  load(subscriptions: readonly number[]): Promise<Assignment[]>
+  find(id: string): Promise<Assignment>
+  /** Returns for how long it has been failing, by Postgres's clock. */
+  recordHealth(
+    subscription: number,
+    health: Pick<Health, 'circuit' | 'failures'> & { failing: boolean; heldMs: number | null },
+  ): Promise<{ failingMs: number }>
+  disable(assignment: Pick<Assignment, 'number' | 'id'>, reason: DisabledReason): Promise<void>
+  /** Gathers with others; resolves after the commit. */
+  recordAttempt(attempt: AttemptReport): Promise<void>
+  /** `changed`: this subscription is not as it was. `free`: some subscription has no gateway. One listener. */
+  listen(on: { changed(subscription: number): void; free(): void }): void
+}
+
+export type AttemptReport = Omit<Attempt, 'id'> & { subscription: number }
+
+export type Admin = TopicAdmin &
+  SubscriptionAdmin & {
+    /** Creates the queue or changes the settings given. Throws setting_is_fixed (order), invalid_value (dead_letter_queue). */
+    putQueue(name: string, settings: Partial<QueueSettings>): Promise<{ queue: QueueWithCounts; created: boolean }>
+    /** Throws queue_not_found, as all of these that take a queue's name. */
+    getQueue(name: string): Promise<QueueWithCounts>
+    /** Ordered by name. `may` hides queues from callers that may not see them. */
+    listQueues(options: PageOptions & { may(queue: string): boolean }): Promise<Page<QueueWithCounts>>
+    /** Throws queue_not_empty unless forced. Waiting receivers are answered. */
+    deleteQueue(name: string, force: boolean): Promise<void>
+    /** Deletes every ready, delayed and leased message; dead letters only with `dead`. Returns how many. */
+    purgeQueue(name: string, states: readonly MessageState[]): Promise<number>
+    queueStats(name: string): Promise<QueueStats>
+    /** Without leasing; at most 16 MiB of bodies a page. */
+    browseMessages(queue: string, state: MessageState, options: PageOptions): Promise<Page<StoredMessage>>
+    /** Throws message_not_found. */
+    getMessage(queue: string, id: string): Promise<StoredMessage>
+    deleteMessage(queue: string, id: string): Promise<void>
+    /** The secret is returned here and never again. */
+    createKey(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
+    listKeys(options: PageOptions): Promise<Page<ApiKey>>
+    /** Throws key_not_found. Every gateway refuses the key within a second. */
+    deleteKey(id: string): Promise<void>
+    /** What stands in the way of serving; empty when ready. */
+    problems(): Promise<string[]>
+  }
 
 export type Broker = {
   /**
@@ -77,6 +204,11 @@ export type Broker = {
    * Throws queue_not_found, queue_full, unavailable (it may have been stored all the same).
    */
   send(queue: string, messages: readonly NewMessage[], options?: { atomic?: boolean }): Promise<(Sent | Error)[]>
+  /**
+   * Stores a copy of the message in every queue and backlog that the topic's bindings and subscriptions match, all in one commit.
+   * Throws topic_not_found, queue_full (nothing is published), unavailable.
+   */
+  publish(topic: string, routingKey: string, message: NewMessage): Promise<Published>
   /** Leases up to `max` messages, waiting up to `waitMs` for the first. Throws queue_not_found, unavailable. */
   receive(queue: string, options: ReceiveOptions): Promise<Received>
   /** Resolves after the commit, in the order given. Throws forbidden, queue_not_found, unavailable. */
@@ -84,8 +216,12 @@ export type Broker = {
   /** Who holds this API key; null when nobody does, or it has expired or was revoked. */
   authenticate(secret: string): Promise<Principal | null>
   admin: Admin
+  desk: Desk
   /** Begins upkeep and listening to other gateways. */
   start(): Promise<void>
-  /** Answers waiting receivers with nothing, then finishes what is under way. `drainMs` at the most. */
-  stop(drainMs: number): Promise<void>
+  /**
+   * Answers waiting receivers with nothing, then finishes what is under way, `drainMs` at the most. Settling goes on until `edges`
+   * have stopped.
+   */
+  stop(drainMs: number, edges?: Promise<unknown>): Promise<void>
 }

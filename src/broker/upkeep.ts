@@ -1,7 +1,7 @@
 /** What happens without a caller: due messages become ready, leases that ran out end, lives end, deleted queues are swept. */
 import { type Loop, loop, monotonicMs } from '../base/index.ts'
 import { messageStates } from '../model/index.ts'
-import type { Appended, Cursor, Database, MovedRow } from '../store/index.ts'
+import type { Appended, Cursor, Database, LogCursor, MovedRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { beginning } from './marks.ts'
 
@@ -13,6 +13,10 @@ const promoteAtOnce = 1000
 const leasesAtOnce = 20
 const restMs = 500
 const walkStep = 5000
+const trimStep = 2000
+/** Of each subscription the newest attempts are kept, so many and so long. */
+const attemptsKept = 10_000
+const attemptsKeptMs = 7 * 86_400_000
 const start: Cursor = { queueId: 0, lane: 0, position: beginning }
 
 export type Upkeep = {
@@ -99,7 +103,31 @@ export function startUpkeep({ db, appended, moved, log }: Options): Upkeep {
     { retryMs: 5000, failed: failed('clean up') },
   )
 
-  const loops: Loop[] = [promoting, expiring, walking, cleaning]
+  let trimmed: LogCursor = { at: -1, id: 0 }
+  const trimming = loop(
+    async () => {
+      const next = await store.trimTopicLog(db, trimmed, trimStep)
+      trimmed = next ?? { at: -1, id: 0 }
+      return next ? 100 : 5_000
+    },
+    { retryMs: 5_000, failed: failed('trim topic log') },
+  )
+
+  let subscription = 0
+  const forgetting = loop(
+    async () => {
+      if ((await store.trimAttempts(db, attemptsKeptMs, trimStep)) === trimStep) return 100
+      const some = (await store.listSubscriptions(db, { queue: null, topic: null }, subscription, 200)).map(
+        (each) => each.number,
+      )
+      subscription = some.at(-1) ?? 0
+      if (some.length > 0) await store.trimAttemptsOf(db, some, attemptsKept, trimStep)
+      return some.length === 200 ? 100 : 10_000
+    },
+    { retryMs: 10_000, failed: failed('trim attempts') },
+  )
+
+  const loops: Loop[] = [promoting, expiring, walking, cleaning, trimming, forgetting]
   return {
     dueIn: (ms) => {
       if (ms < restMs) promoting.nudge(Math.max(1, Math.ceil(ms)))

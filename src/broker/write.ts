@@ -1,28 +1,24 @@
 /** Sending: all who send while one statement runs leave together in the next, whatever their queues. */
 import { batch, randomToken } from '../base/index.ts'
 import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
-import type { Database, LeasedRow, Probe, SendAnswer, SendItem, SendResult } from '../store/index.ts'
+import type { Database, SendAnswer, SendItem, SendResult } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import type { Cluster } from './cluster.ts'
-import type { Taken, Waiter } from './lines.ts'
-import type { Marks } from './marks.ts'
+import { type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
-import type { Receiver } from './receive.ts'
 
 type Call = { queue: Queue; messages: readonly NewMessage[]; atomic: boolean }
 type Outcome = { results: SendResult[]; nowMs: number }
 /** `immediate`: as far as is known here, it becomes ready at once. */
 type Item = SendItem & { immediate: boolean }
-type HandOver = { waiter: Waiter; items: Item[] }
 
 export type Writer = (name: string, messages: readonly NewMessage[], atomic: boolean) => Promise<(Sent | Error)[]>
 
 type Options = {
   db: Database
   queues: Queues
-  marks: Marks
-  cluster: Cluster
-  receiver: Receiver
+  handOver: HandOver
+  /** Of this gateway. */
+  gateway: string
   /** Messages became ready. */
   appended(queueId: number, lane: number, position: number): void
   scheduled(inMs: number): void
@@ -35,7 +31,7 @@ const weigh = (call: Call): number => call.messages.reduce((sum, message) => sum
 const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
 
 export function createWriter(options: Options): Writer {
-  const { db, queues, marks, cluster, receiver } = options
+  const { db, queues, handOver, gateway } = options
 
   const enqueue = batch<Call, Outcome>(run, {
     lanes: 2,
@@ -79,16 +75,21 @@ export function createWriter(options: Options): Writer {
   }
 
   async function storeUnbounded(items: Item[]): Promise<SendAnswer> {
-    const hands = handOvers(items)
+    const { hands, probes } = handOver.reserve(items)
     const token = randomToken()
     let answer: SendAnswer
     try {
-      answer = await store.send(db, items, probesFor(hands), token)
+      answer = await store.send(db, items, probes, token, gateway)
     } catch (error) {
-      for (const hand of hands) receiver.handed(hand.waiter, [])
+      handOver.finish(hands, token, () => null)
       throw error
     }
-    for (const hand of hands) receiver.handed(hand.waiter, takenOf(hand, items, answer, token))
+    const { results, nowMs } = answer
+    handOver.finish(hands, token, (item) => {
+      const result = results[items.indexOf(item)]
+      if (result?.status !== 'stored' || !result.handed) return null
+      return leasedRow(item, result.id, item.descending ? -result.id : result.id, nowMs)
+    })
     tell(items, answer)
     return answer
   }
@@ -106,38 +107,6 @@ export function createWriter(options: Options): Writer {
     }
     tell(items, answer)
     return answer
-  }
-
-  /** Parked receivers to whom messages without delay go at once, in the order of both. */
-  function handOvers(items: Item[]): HandOver[] {
-    const ready = new Map<number, Item[]>()
-    for (const item of items) {
-      if (!item.immediate || item.message.dedupId !== null) continue
-      const list = ready.get(item.queueId)
-      if (list) list.push(item)
-      else ready.set(item.queueId, [item])
-    }
-    const hands: HandOver[] = []
-    for (const [queueId, list] of ready) {
-      // The lane order of one statement is not its order of sending.
-      if (new Set(list.map((item) => item.lane)).size > 1) continue
-      let next = 0
-      for (const waiter of receiver.reserve(queueId, list.length)) {
-        const mine = list.slice(next, next + waiter.max)
-        next += mine.length
-        for (const item of mine) item.handMs = waiter.leaseMs
-        hands.push({ waiter, items: mine })
-      }
-    }
-    return hands
-  }
-
-  function probesFor(hands: readonly HandOver[]): Probe[] {
-    const lanes = new Map<number, number>()
-    for (const { items } of hands) for (const item of items) lanes.set(item.queueId, item.lane)
-    return [...lanes].flatMap(([queueId, lane]) =>
-      marks.ahead(queueId, lane, cluster.hasPeers()).map((found) => ({ queueId, ...found })),
-    )
   }
 
   function tell(items: readonly SendItem[], { results, nowMs }: SendAnswer): void {
@@ -174,38 +143,13 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
     queueId: queue.id,
     lane: laneOf(message.priority, false),
     message,
-    immediate: (message.delayMs ?? queue.delayMs) === 0 && message.deliverAtMs === null,
+    immediate: (message.delayMs ?? queue.delayMs) === 0 && message.deliverAtMs === null && message.dedupId === null,
     group: atomic ? at + 1 : 0,
     handMs: 0,
+    handFence: 0,
     descending: queue.order === 'lifo',
   }))
 }
-
-function takenOf(hand: HandOver, items: readonly SendItem[], answer: SendAnswer, token: number): Taken[] {
-  const taken: Taken[] = []
-  for (const item of hand.items) {
-    const result = answer.results[items.indexOf(item)]
-    if (result?.status === 'stored' && result.handed) taken.push({ row: rowOf(item, result.id, answer.nowMs), token })
-  }
-  return taken
-}
-
-const rowOf = ({ queueId, lane, message, handMs, descending }: SendItem, id: number, nowMs: number): LeasedRow => ({
-  queue_id: queueId,
-  lane,
-  position: descending ? -id : id,
-  id,
-  attempts: 1,
-  enqueued_ms: nowMs,
-  leased_until_ms: nowMs + handMs,
-  expired: false,
-  exhausted: false,
-  content_type: message.contentType,
-  key: message.key,
-  headers: message.headers,
-  body: message.body,
-  cut: false,
-})
 
 function sentFrom(result: SendResult, nowMs: number, name: string): Sent | Error {
   switch (result.status) {

@@ -4,7 +4,7 @@
  */
 import type { RouteConfig, z } from '@hono/zod-openapi'
 import type { Broker } from '../broker/index.ts'
-import { type Action, allows, BrokerError, invalid, namePattern, type Principal } from '../model/index.ts'
+import { type Action, type Attempt, allows, BrokerError, invalid, namePattern, type Principal } from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import type { Exchange } from './exchange.ts'
 import { readJson } from './json_body.ts'
@@ -22,6 +22,8 @@ export type Site = {
   maxBodyBytes: number
   maxWaitMs: number
   version: string
+  /** Sends one made-up message to a subscription's endpoint now. Throws unavailable where this gateway does not push. */
+  testWebhook(subscription: string): Promise<Attempt>
 }
 
 export type Endpoint = {
@@ -42,8 +44,9 @@ export type Call<R extends RouteConfig> = Site & {
   exchange: Exchange
   /** Nobody where the endpoint needs nothing and no key was sent. */
   principal: Principal | null
-  /** The checked name in the path; '' where the path has none. */
+  /** The checked names in the path; '' where it has none. */
   queue: string
+  topic: string
   query: QueryOf<R>
   /** A path parameter, decoded. */
   param(name: string): string
@@ -53,28 +56,34 @@ export type Call<R extends RouteConfig> = Site & {
 
 type Handler<R extends RouteConfig> = (call: Call<R>) => Promise<Answer<StatusOf<R>>>
 
+/** What a path can name, and where a key's scopes name the same. */
+const kinds = { queue: 'queues', topic: 'topics' } as const
+type Place = keyof typeof kinds
+
 /** Bytes of a JSON body; enough for a thousand receipts with long reasons. */
 const jsonLimit = 10 * 1024 * 1024
 
 export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler: Handler<R>): Endpoint {
   const readQuery = queryReader(schemaOf(route.request?.query))
   const jsonSchema = schemaOf(jsonOf(route))
-  const named = route.path.includes('{queue}')
+  const place = placeOf(route.path)
 
   async function handle(exchange: Exchange, principal: Principal | null, site: Site): Promise<Answer> {
     checkPath(exchange.path)
     const { req } = exchange.context
-    const queue = named ? checkName('path/queue', req.param('queue') ?? '') : ''
-    if (named) exchange.queue = queue
-    checkAllowed(needs, principal, queue)
+    const name = place ? checkName(`path/${place}`, req.param(place) ?? '') : ''
+    if (place) exchange[place] = name
+    checkAllowed(needs, principal, place, name)
     return handler({
       broker: site.broker,
       maxBodyBytes: site.maxBodyBytes,
       maxWaitMs: site.maxWaitMs,
       version: site.version,
+      testWebhook: site.testWebhook,
       exchange,
       principal,
-      queue,
+      queue: place === 'queue' ? name : '',
+      topic: place === 'topic' ? name : '',
       query: readQuery(exchange.search) as QueryOf<R>,
       param(name) {
         return req.param(name) ?? ''
@@ -95,16 +104,30 @@ export function checkName(pointer: string, name: string): string {
   throw invalid(pointer, 'must be 1–80 of A–Z a–z 0–9 . _ - and begin with a letter or a digit')
 }
 
-/** Decided by the name alone, so that a refusal does not tell whether the queue exists. */
-function checkAllowed(needs: Needs, principal: Principal | null, queue: string): void {
+const placeOf = (path: string): Place | null =>
+  path.includes('{queue}') ? 'queue' : path.includes('{topic}') ? 'topic' : null
+
+/** Decided by the name alone, so that a refusal does not tell whether the queue or topic exists. */
+function checkAllowed(needs: Needs, principal: Principal | null, place: Place | null, name: string): void {
   if (needs === 'nothing' || needs === 'anyone' || needs === 'key') return
   if (needs === 'root') {
     if (!principal?.root) throw new BrokerError('forbidden', 'Only the root key may manage API keys.')
-  } else if (!principal || !allows(principal, needs, 'queues', queue)) throw forbidden(needs, queue)
+    return
+  }
+  if (!place) throw new Error('a path without a queue or a topic is not allowed by an action')
+  if (!permits(principal, needs, kinds[place], name)) throw forbidden(needs, name, place)
 }
 
-export const forbidden = (action: Action, queue: string): BrokerError =>
-  new BrokerError('forbidden', `This API key has no scope to ${action} on queue ${queue}.`)
+/** Whether the caller may do this to that queue or topic. Without a caller: no. */
+export const permits = (
+  principal: Principal | null,
+  action: Action,
+  kind: 'queues' | 'topics',
+  name: string,
+): boolean => principal !== null && allows(principal, action, kind, name)
+
+export const forbidden = (action: Action, name: string, place: 'queue' | 'topic' = 'queue'): BrokerError =>
+  new BrokerError('forbidden', `This API key has no scope to ${action} on ${place} ${name}.`)
 
 function jsonOf(route: RouteConfig): unknown {
   const declared = route.request?.body?.content['application/json']

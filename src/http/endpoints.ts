@@ -1,5 +1,6 @@
 /** All that the REST edge serves. A resource is added by adding its list here. */
 import { batchEndpoints } from './batch.ts'
+import { bindingEndpoints } from './bindings.ts'
 import { docsEndpoints } from './docs.ts'
 import { openApiDocument } from './document.ts'
 import type { Endpoint } from './endpoint.ts'
@@ -7,9 +8,13 @@ import { keyEndpoints } from './keys.ts'
 import { leaseEndpoints } from './leases.ts'
 import { messageEndpoints } from './messages.ts'
 import { operationEndpoints } from './operations.ts'
+import { publishEndpoints } from './publish.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
 import { settleEndpoints } from './settle.ts'
+import { subscriptionActionEndpoints } from './subscription_actions.ts'
+import { subscriptionEndpoints } from './subscriptions.ts'
+import { topicEndpoints } from './topics.ts'
 
 const api: readonly Endpoint[] = [
   ...queueEndpoints,
@@ -18,6 +23,11 @@ const api: readonly Endpoint[] = [
   ...receiveEndpoints,
   ...leaseEndpoints,
   ...settleEndpoints,
+  ...topicEndpoints,
+  ...bindingEndpoints,
+  ...publishEndpoints,
+  ...subscriptionEndpoints,
+  ...subscriptionActionEndpoints,
   ...keyEndpoints,
   ...operationEndpoints,
 ]

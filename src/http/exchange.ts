@@ -24,8 +24,9 @@ export type Exchange = {
   startedMs: number
   /** Bytes of the body that were read. */
   bytesIn: number
-  /** For the log: the queue, once its name has been checked. */
+  /** For the log: the queue or the topic, once its name has been checked. */
   queue: string | undefined
+  topic: string | undefined
 }
 
 /** How long the rest of a refused body is read and dropped, so that the answer is not lost in a reset. */
@@ -49,6 +50,7 @@ export function openExchange(context: Context<HttpEnv>, newRequestId: () => stri
     startedMs: monotonicMs(),
     bytesIn: 0,
     queue: undefined,
+    topic: undefined,
   }
   const given = header(exchange, 'postern-request-id')
   exchange.requestId = given !== undefined && requestIdPattern.test(given) ? given : newRequestId()

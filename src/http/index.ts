@@ -5,7 +5,7 @@
 import { Hono } from 'hono'
 import { monotonicMs } from '../base/index.ts'
 import type { Broker } from '../broker/index.ts'
-import { BrokerError, type Principal } from '../model/index.ts'
+import { type Attempt, BrokerError, type Principal } from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import { openApiDocument, printYaml } from './document.ts'
 import type { Endpoint, Site } from './endpoint.ts'
@@ -31,6 +31,8 @@ export type HttpDeps = {
   maxBodyBytes: number
   maxWaitMs: number
   version: string
+  /** Sends one made-up message to a subscription's endpoint now. Absent where nothing is pushed. */
+  testWebhook?: (subscription: string) => Promise<Attempt>
   log: AccessLog
 }
 
@@ -47,8 +49,8 @@ export function createHttp(deps: HttpDeps): Http {
   const app = new Hono<HttpEnv>({ getPath: rawPath })
   const gate = createGate(deps)
   const newRequestId = requestIds()
-  const { broker, maxBodyBytes, maxWaitMs, version } = deps
-  const site: Site = { broker, maxBodyBytes, maxWaitMs, version }
+  const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks } = deps
+  const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook }
 
   async function serve(endpoint: Endpoint, exchange: Exchange): Promise<Response> {
     let principal: Principal | null = null
@@ -77,6 +79,10 @@ export function createHttp(deps: HttpDeps): Http {
   return { fetch: app.fetch, app }
 }
 
+async function noWebhooks(): Promise<never> {
+  throw new BrokerError('unavailable', 'This gateway does not deliver webhooks.')
+}
+
 function respond(exchange: Exchange, { status, body, headers }: Answer): Response {
   headers['Postern-Request-Id'] = exchange.requestId
   headers['X-Content-Type-Options'] = 'nosniff'
@@ -96,7 +102,7 @@ function accessLine(
   answer: Answer,
   error: unknown,
 ): Record<string, unknown> {
-  const { method, path, startedMs, requestId, bytesIn, queue } = exchange
+  const { method, path, startedMs, requestId, bytesIn, queue, topic } = exchange
   return {
     event: 'request',
     method,
@@ -110,6 +116,7 @@ function accessLine(
     bytes_in: bytesIn,
     bytes_out: answer.body === null ? 0 : Buffer.byteLength(answer.body),
     queue,
+    topic,
     aborted: hasGone(exchange) || undefined,
     code: error instanceof BrokerError ? error.code : undefined,
     error: error !== undefined && answer.status >= 500 ? describe(error) : undefined,

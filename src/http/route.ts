@@ -1,4 +1,4 @@
-/** The parts of a route's declaration that all share: its problems, its JSON answers, the queue in its path. */
+/** The parts of a route's declaration that all share: its problems, its JSON answers, the names in its path. */
 import { z } from '@hono/zod-openapi'
 import { codes } from '../model/index.ts'
 import { name } from './fields.ts'
@@ -60,5 +60,10 @@ export const jsonIn = <S extends z.ZodType>(schema: S) => ({
   content: { 'application/json': { schema } },
 })
 
+/** Exactly these members; an unknown one is refused by its own name, anything but an object by `text`. */
+export const objectOf = <S extends z.core.$ZodLooseShape>(shape: S, text: string) =>
+  z.strictObject(shape, { error: (issue) => (issue.code === 'invalid_type' ? text : undefined) })
+
 export const queueParam = z.object({ queue: name })
+export const topicParam = z.object({ topic: name })
 export const security = [{ apiKey: [] }]

@@ -76,10 +76,13 @@ export type StoredMessage = {
 
 export type SettleAction =
   | { action: 'ack'; receipt: string }
-  /** `delayMs` null: the queue's backoff. */
-  | { action: 'nack'; receipt: string; delayMs: number | null }
+  /** `delayMs` null: the queue's backoff. `error` is kept as the last one. */
+  | { action: 'nack'; receipt: string; delayMs: number | null; error?: string }
   | { action: 'extend'; receipt: string; leaseMs: number }
-  | { action: 'reject'; receipt: string; reason: string | null }
+  /** `death`: why it is a dead letter, when it was not the consumer who refused it. */
+  | { action: 'reject'; receipt: string; reason: string | null; death?: 'gone' | 'max_attempts' }
+  /** Ready again at once, uncounted: only for a message that provably went nowhere. */
+  | { action: 'return'; receipt: string }
 
 export type SettleOutcome = 'acked' | 'nacked' | 'extended' | 'rejected' | 'lease_lost' | 'invalid_receipt'
 export type Settled = { receipt: string; outcome: SettleOutcome; leaseExpiresAt: Date | null }

@@ -24,7 +24,14 @@ export type QueueSettings = {
   paused: boolean
 }
 
-export type Queue = QueueSettings & { id: number; name: string; createdAt: Date; updatedAt: Date }
+export type Queue = QueueSettings & {
+  id: number
+  name: string
+  /** The backlog of a topic's subscription, named like it; changed only through the subscription. */
+  backlog: boolean
+  createdAt: Date
+  updatedAt: Date
+}
 
 export type QueueCounts = { ready: number; delayed: number; leased: number; dead: number }
 

@@ -108,17 +108,7 @@ export const subscriptionLimits = {
 /** Standard Webhooks' recommended schedule. */
 export const defaultRetry: Retry = {
   kind: 'schedule',
-  scheduleMs: [
-    5 * SECOND,
-    5 * MINUTE,
-    30 * MINUTE,
-    2 * HOUR,
-    5 * HOUR,
-    10 * HOUR,
-    14 * HOUR,
-    20 * HOUR,
-    24 * HOUR,
-  ],
+  scheduleMs: [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR],
 }
 
 export const defaultSubscription: Omit<SubscriptionSettings, 'url'> = {

@@ -1,6 +1,7 @@
 /** Looking at messages without leasing them, and taking single ones out by id. */
 import type { DeathReason, Headers, MessageState } from '../model/index.ts'
 import type { Database } from './client.ts'
+import { bodyOf } from './log.ts'
 
 export type StoredRow = {
   id: number
@@ -24,15 +25,16 @@ export type StoredRow = {
   origin: string | null
 }
 
-const common = 'id, lane, attempts, content_type, key, headers, body, enqueued_at, expires_at'
+const common = (body: string): string =>
+  `id, lane, attempts, content_type, key, headers, ${body} as body, enqueued_at, expires_at`
 const alive = 'null::text as reason, null::text as last_error, null::timestamptz as died_at, null::text as origin'
 
 const fromMessages = `select case when lease_token = 0 then 'ready' else 'leased' end as state, lane::float8 as first, position::float8 as second,
-  ${common}, null::timestamptz as due_at, case when lease_token = 0 then null else leased_until end as leased_until, ${alive} from postern.messages`
+  ${common(bodyOf('messages'))}, null::timestamptz as due_at, case when lease_token = 0 then null else leased_until end as leased_until, ${alive} from postern.messages`
 const fromScheduled = `select 'delayed' as state, date_part('epoch', due_at) as first, position::float8 as second,
-  ${common}, due_at, null::timestamptz as leased_until, ${alive} from postern.scheduled`
+  ${common(bodyOf('scheduled'))}, due_at, null::timestamptz as leased_until, ${alive} from postern.scheduled`
 const fromDead = `select 'dead' as state, position::float8 as first, 0::float8 as second,
-  ${common}, null::timestamptz as due_at, null::timestamptz as leased_until, reason, last_error, died_at, origin from postern.dead`
+  ${common('body')}, null::timestamptz as due_at, null::timestamptz as leased_until, reason, last_error, died_at, origin from postern.dead`
 
 /** In the order of handing out; of leased messages, as they lie. A row's bodies before it count against `$5` bytes. */
 const page = (name: string, rows: string): string => `/* ${name} */

@@ -147,3 +147,13 @@ export const numbersFrom = (text: string | null): number[] =>
         .slice(1, -1)
         .split(',')
         .map((part) => (part === 'NULL' ? 0 : Number(part)))
+
+/** Where each of several parts laid end to end begins, from 1. */
+export function startsOf(lengths: readonly number[]): number[] {
+  let next = 1
+  return lengths.map((length) => {
+    const start = next
+    next += length
+    return start
+  })
+}

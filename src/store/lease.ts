@@ -1,8 +1,16 @@
 /** Leasing: one statement for all receivers of all queues that gathered while the last one ran. */
 import { type Database, numbers } from './client.ts'
+import { fence } from './fence.ts'
+import { bodyOf, bytesOf } from './log.ts'
 
 /** Up to `limit` messages of one queue; `lanes` in the order of handing out, each with the position after which to look. */
-export type LeaseRequest = { queueId: number; limit: number; lanes: readonly { lane: number; mark: number }[] }
+export type LeaseRequest = {
+  queueId: number
+  limit: number
+  lanes: readonly { lane: number; mark: number }[]
+  /** The subscription for which the messages are leased; 0: for anybody. */
+  fence: number
+}
 
 export type LeasedRow = {
   queue_id: number
@@ -28,18 +36,19 @@ export type LeasedRow = {
  * Never waits: rows that another statement holds are skipped. The primary key serves every lane in order, and a lane's
  * rows are locked only as the limit draws them. When the bodies of the whole statement exceed `maxBytes`, the rest stays
  * ready (and is for a moment skipped by others: announce the queues that got less than they asked for).
- * A paused queue gives nothing; one with max_leased at most its room. Rows come in no order.
+ * A paused queue gives nothing; one with max_leased at most its room; a subscription that this gateway does not own, or that is
+ * disabled, nothing. Rows come in no order.
  */
-const leaseText = `/* lease */
+const leasing = (name: string, isOpen: string): string => `/* ${name} */
 with s as materialized (
   select r.*, k.max_attempts, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
-  from unnest($1::int[], $2::int[], $3::int[], $4::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, slot)
-  join postern.queues k on k.id = r.queue_id and not k.paused),
+  from unnest($1::int[], $2::int[], $3::int[], $4::int[], $10::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, fence, slot)
+  join postern.queues k on k.id = r.queue_id and not k.paused and ${isOpen}),
 c as materialized (
   select x.* from s cross join lateral (
     select d.* from unnest(($5::smallint[])[s.lanes_from:s.lanes_to], ($6::bigint[])[s.lanes_from:s.lanes_to]) l(lane, mark)
     cross join lateral (
-      select m.ctid as tid, m.queue_id, m.lane, m.position, octet_length(m.body) as bytes, m.attempts >= s.max_attempts as exhausted
+      select m.ctid as tid, m.queue_id, m.lane, m.position, ${bytesOf('m')} as bytes, m.attempts >= s.max_attempts as exhausted
       from postern.messages m
       where m.queue_id = s.queue_id and m.lane = l.lane and m.position > l.mark and m.lease_token = 0
       order by m.queue_id, m.lane, m.position limit s.room for update skip locked) d
@@ -49,17 +58,29 @@ t as materialized (
   where nth = 1 or running <= $9::bigint),
 l as (
   insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from t group by queue_id, lane)
+  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from t group by queue_id, lane),
+u as (
 update postern.messages m set lease_token = $7::bigint, leased_until = now() + $8::int * interval '1 ms', attempts = m.attempts + 1
 where m.ctid = any (array(select tid from t))
-returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, m.body,
+returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
   m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
-  (select count(*) from c) > (select count(*) from t) as cut`
+  (select count(*) from c) > (select count(*) from t) as cut)`
+
+const leaseText = `${leasing('lease', 'r.fence = 0 and $11::text is not null')}
+select * from u`
+
+/** A queue whose fence is closed answers with a row without a lane: that nothing came says nothing about what is there. */
+const fencedLeaseText = `${leasing('lease for subscriptions', fence('r.fence', '$11::text'))}
+select * from u
+union all
+select r.queue_id, null, null, null, null, null, null, null, null, null, null, null, null, null from unnest($1::int[], $10::int[]) r(queue_id, fence)
+where not ${fence('r.fence', '$11::text')}`
 
 /**
  * Leases messages under `token`, which must be new, for `leaseMs`. Rows that came out are leased, and are so even when
- * `expired` or `exhausted`: bury those. Sorted by queue (as asked), lane and position.
+ * `expired` or `exhausted`: bury those. Sorted by queue (as asked), lane and position. `closed`: queues of requests whose fence
+ * is closed.
  */
 export async function lease(
   db: Database,
@@ -67,7 +88,8 @@ export async function lease(
   token: number,
   leaseMs: number,
   maxBytes: number,
-): Promise<LeasedRow[]> {
+  gateway: string,
+): Promise<{ rows: LeasedRow[]; closed: Set<number> }> {
   const lanes = requests.flatMap((request) => request.lanes)
   let next = 1
   const from = requests.map((request) => {
@@ -75,7 +97,8 @@ export async function lease(
     next += request.lanes.length
     return first
   })
-  const rows = await db.hot<LeasedRow>(leaseText, [
+  const fenced = requests.some((request) => request.fence !== 0)
+  const answered = await db.hot<LeasedRow>(fenced ? fencedLeaseText : leaseText, [
     numbers(requests.map((request) => request.queueId)),
     numbers(requests.map((request) => request.limit)),
     numbers(from),
@@ -85,9 +108,14 @@ export async function lease(
     token,
     leaseMs,
     maxBytes,
+    numbers(requests.map((request) => request.fence)),
+    gateway,
   ])
+  const rows = answered.filter((row) => row.lane !== null)
+  const closed = new Set(answered.filter((row) => row.lane === null).map((row) => row.queue_id))
   const turn = new Map(requests.map((request, at) => [request.queueId, at]))
-  return rows.sort(
+  rows.sort(
     (a, b) => (turn.get(a.queue_id) ?? 0) - (turn.get(b.queue_id) ?? 0) || a.lane - b.lane || a.position - b.position,
   )
+  return { rows, closed }
 }

@@ -4,8 +4,13 @@
  * message out again must be the one that dead-letters it at the limit.
  */
 
-/** `return`: the lease is taken back uncounted. `expired`: the message's own time is up. */
-export type MoveKind = 'nack' | 'reject' | 'return' | 'expired'
+import { bodyOf } from './log.ts'
+
+/**
+ * `return`: the lease is taken back uncounted. `expired`: the message's own time is up. `gone`, `max_attempts`: whoever
+ * delivers it has given up, for that reason.
+ */
+export type MoveKind = 'nack' | 'reject' | 'return' | 'expired' | 'gone' | 'max_attempts'
 
 /** What became of one message: `queue_id`, `lane` and `position` say where it is ready now, when it is. */
 export type MovedRow = {
@@ -21,13 +26,14 @@ export type MovedRow = {
  * CTEs to follow one named `gone`, which has deleted the messages and returned their columns with
  * `ord, kind, delay_ms (-1: the queue's backoff), error`. Ends in a select of MovedRow from `k`.
  * The dead-letter queue's row is locked for key share: it is still there at commit, or the letter stays with its queue.
+ * A dead letter carries its own body from then on, so that it outlives the topic's log.
  * A message keeps its id and gets a new position in the retry lane of its priority, so no mark ever passes over it.
  */
 export const route = `
 r as materialized (
   select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q.dead_letter_expired, t.id as target_id, t.ttl_ms as target_ttl_ms,
     t.lifo as target_lifo, nextval('postern.message_position') as fresh,
-    case when g.kind = 'return' then null when g.kind = 'reject' then 'rejected'
+    case when g.kind = 'return' then null when g.kind = 'reject' then 'rejected' when g.kind in ('gone', 'max_attempts') then g.kind
       when g.kind = 'expired' or g.expires_at <= now() then 'expired'
       when g.attempts >= q.max_attempts then 'max_attempts' end as died,
     case when g.kind = 'return' then 0 when g.delay_ms >= 0 then g.delay_ms else coalesce(
@@ -49,20 +55,22 @@ to_messages as (
   insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
   select to_queue_id, to_lane, to_position, id, enqueued_at,
     case when died is not null then now() + target_ttl_ms * interval '1 ms' else expires_at end,
-    case when died is not null then 0 when kind = 'return' then greatest(attempts - 1, 0) else attempts end, log_id, content_type, key,
+    case when died is not null then 0 when kind = 'return' then greatest(attempts - 1, 0) else attempts end,
+    case when died is null then log_id end, content_type, key,
     case when died is null then headers else coalesce(headers, '{}') || jsonb_strip_nulls(jsonb_build_object(
       'postern-dead-reason', died, 'postern-dead-queue', queue_name, 'postern-dead-attempts', attempts::text,
       'postern-dead-error', regexp_replace(error, '[^\\x20-\\x7e]', '?', 'g'),
-      'postern-died-at', to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))) end, body
+      'postern-died-at', to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))) end,
+    case when died is null then body else ${bodyOf('k')} end
   from k where fate = 'ready'),
 to_scheduled as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
   select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body
   from k where fate = 'delayed'),
 to_dead as (
-  insert into postern.dead (died_at, reason, last_error, origin, queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id,
+  insert into postern.dead (died_at, reason, last_error, origin, queue_id, lane, position, id, enqueued_at, expires_at, attempts,
     content_type, key, headers, body)
-  select now(), died, error, queue_name, queue_id, lane, fresh, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body
+  select now(), died, error, queue_name, queue_id, lane, fresh, id, enqueued_at, expires_at, attempts, content_type, key, headers, ${bodyOf('k')}
   from k where fate = 'dead')`
 
 export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,

@@ -22,6 +22,7 @@ type QueueRow = {
   dedup_window_ms: number
   max_leased: number | null
   paused: boolean
+  backlog: boolean
   created_at: Date
   updated_at: Date
 }
@@ -33,7 +34,7 @@ const columns = `q.*, (select t.name from postern.queues t where t.id = q.dead_l
  * No row comes back when the order would change or the dead-letter queue is not there (its row is locked for key share).
  */
 const putText = `/* put queue */
-with t as materialized (select id from postern.queues where name = $9 for key share),
+with t as materialized (select id from postern.queues where name = $9 and not backlog for key share),
 u as (
   insert into postern.queues as q (name, "order", lease_ms, max_attempts, delay_ms, ttl_ms, backoff_base_ms, backoff_max_ms, backoff_factor,
     backoff_jitter, dead_letter_queue_id, dead_letter_expired, max_messages, max_bytes, overflow, dedup_window_ms, max_leased, paused)
@@ -58,7 +59,7 @@ u as (
     max_leased = case when 'maxLeased' = any (g.given) then excluded.max_leased else q.max_leased end,
     paused = case when 'paused' = any (g.given) then excluded.paused else q.paused end,
     updated_at = case when cardinality(g.given) > 0 then now() else q.updated_at end
-    where not 'order' = any (g.given) or q."order" = excluded."order"
+    where (not 'order' = any (g.given) or q."order" = excluded."order") and not q.backlog
   returning q.*, xmax = 0 as created)
 select ${columns}, q.created from u q`.replaceAll('g.given', '$8::text[]')
 
@@ -110,10 +111,10 @@ export async function queuesById(db: Database, ids: readonly number[]): Promise<
   return rows.map(queueFrom)
 }
 
-/** Ordered by name, after `afterName`. Index `queues_name`. */
+/** Ordered by name, after `afterName`, without backlogs. Index `queues_name`. */
 export async function listQueues(db: Database, afterName: string, limit: number): Promise<Queue[]> {
   const rows = await db.calm<QueueRow>(
-    `/* list queues */ select ${columns} from postern.queues q where q.name > $1 order by q.name limit $2::int`,
+    `/* list queues */ select ${columns} from postern.queues q where q.name > $1 and not q.backlog order by q.name limit $2::int`,
     [afterName, limit],
   )
   return rows.map(queueFrom)
@@ -142,6 +143,16 @@ export async function deleteQueue(
     if (content?.filled && !force) return { id: queue.id, deleted: false }
     await query(
       '/* forget as dead-letter queue */ update postern.queues set dead_letter_queue_id = null where dead_letter_queue_id = $1::int',
+      [queue.id],
+    )
+    await query(
+      `/* forget bindings */ with b as (delete from postern.bindings where queue_id = $1::int returning topic_id)
+        update postern.topics set version = version + 1 where id in (select topic_id from b)`,
+      [queue.id],
+    )
+    await query(
+      `/* forget subscriptions */ with s as (delete from postern.subscriptions where queue_id = $1::int returning id)
+        delete from postern.subscription_secrets where subscription_id in (select id from s)`,
       [queue.id],
     )
     await query('/* delete queue */ delete from postern.queues where id = $1::int', [queue.id])
@@ -219,6 +230,7 @@ function queueFrom(row: QueueRow): Queue {
     dedupWindowMs: row.dedup_window_ms,
     maxLeased: row.max_leased,
     paused: row.paused,
+    backlog: row.backlog,
     createdAt: row.created_at,
     updatedAt: row.updated_at,
   }

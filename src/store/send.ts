@@ -1,6 +1,7 @@
 /** Storing new messages: one statement for all senders of all queues that gathered while the last one ran. */
 import type { NewMessage } from '../model/index.ts'
-import { type Database, numbers, numbersFrom, texts } from './client.ts'
+import { type Database, numbers, numbersFrom, startsOf, texts } from './client.ts'
+import { fence } from './fence.ts'
 
 /** One message to store, in the order of sending. */
 export type SendItem = {
@@ -11,6 +12,8 @@ export type SendItem = {
   group: number
   /** Lease it to a waiting receiver for so many milliseconds, if it may be leased and nothing is ahead of it; 0: do not. */
   handMs: number
+  /** The subscription to whose dispatcher it is handed; 0: to anybody. */
+  handFence: number
   /** On a lifo queue positions count down. */
   descending: boolean
 }
@@ -42,7 +45,7 @@ const unboundedQueues = `
 const boundedQueue = `
   select 1 as slot, q.id, q."order" = 'lifo' as lifo, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
     q.paused or q.max_leased is not null as closed, t.taken
-  from (select postern.admit(($1::int[])[1], $22::bigint[], $23::text[], $24::int[]) as taken) t
+  from (select postern.admit(($1::int[])[1], $24::bigint[], $25::text[], $26::int[]) as taken) t
   join postern.queues q on q.id = ($1::int[])[1] and t.taken is not null`
 
 /**
@@ -68,8 +71,8 @@ n as materialized (
     case when i.deliver_at_ms >= 0 then to_timestamp(i.deliver_at_ms / 1000.0)
       else now() + coalesce(nullif(i.delay_ms, -1), a.delay[i.slot]) * interval '1 ms' end as due_at
   from unnest($2::int[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[],
-    $10::int[], $11::int[], $13::int[], $17::int[])
-    with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, ord)
+    $10::int[], $11::int[], $13::int[], $17::int[], $22::int[])
+    with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, hand_fence, ord)
   cross join a),
 f as materialized (
   insert into postern.dedup as d (queue_id, dedup_id, message_id, expires_at)
@@ -82,7 +85,7 @@ f as materialized (
   returning message_id, expires_at > now() as live),
 w as materialized (
   select n.*, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
-    n.due_at <= now() as ready, n.hand_ms > 0 and n.due_at <= now() and not n.closed as handed
+    n.due_at <= now() as ready, n.hand_ms > 0 and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
   from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
 m as (
   insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body,
@@ -111,21 +114,22 @@ const sendBoundedText = statement('send to a bounded queue', boundedQueue)
 
 type Row = { ids: string | null; states: string; due: string | null; now_ms: number }
 
-/** Stores messages of any number of queues that have no bound. `token` must be new. */
+/** Stores messages of any number of queues that have no bound. `token` must be new; `gateway` is who asks. */
 export async function send(
   db: Database,
   items: readonly SendItem[],
   probes: readonly Probe[],
   token: number,
+  gateway: string,
 ): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(sendText, parameters(items, probes, token))
+  const [row] = await db.hot<Row>(sendText, parameters(items, probes, token, gateway))
   return answer(row, items.length)
 }
 
 /** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
 export async function sendBounded(db: Database, items: readonly SendItem[]): Promise<SendAnswer> {
   const [row] = await db.hot<Row>(sendBoundedText, [
-    ...parameters(items, [], 0),
+    ...parameters(items, [], 0, ''),
     numbers(items.map((item) => item.message.body.length)),
     texts(items.map((item) => item.message.dedupId)),
     numbers(items.map((item) => item.group)),
@@ -133,17 +137,12 @@ export async function sendBounded(db: Database, items: readonly SendItem[]): Pro
   return answer(row, items.length)
 }
 
-function parameters(items: readonly SendItem[], probes: readonly Probe[], token: number) {
+function parameters(items: readonly SendItem[], probes: readonly Probe[], token: number, gateway: string) {
   const queueIds = [...new Set(items.map((item) => item.queueId))].sort((a, b) => a - b)
   const slots = new Map(queueIds.map((id, at) => [id, at + 1]))
   const slotOf = (queueId: number): number => slots.get(queueId) ?? 0
   const { dedup, entries } = dedupEntries(items, slotOf)
-  let offset = 1
-  const offsets = items.map((item) => {
-    const from = offset
-    offset += item.message.body.length
-    return from
-  })
+  const offsets = startsOf(items.map((item) => item.message.body.length))
   const of = (read: (message: NewMessage) => number): string => numbers(items.map((item) => read(item.message)))
   return [
     numbers(queueIds),
@@ -167,14 +166,16 @@ function parameters(items: readonly SendItem[], probes: readonly Probe[], token:
     numbers(probes.map((probe) => slotOf(probe.queueId))),
     numbers(probes.map((probe) => probe.lane)),
     numbers(probes.map((probe) => probe.mark)),
+    numbers(items.map((item) => item.handFence)),
+    gateway,
   ]
 }
 
 type DedupEntry = { slot: number; dedupId: string; first: number }
 
 /** The distinct dedup ids in one order for all gateways, and for each message the place of its own (from 1; 0: none). */
-function dedupEntries(
-  items: readonly SendItem[],
+export function dedupEntries(
+  items: readonly { queueId: number; message: Pick<NewMessage, 'dedupId'> }[],
   slotOf: (queueId: number) => number,
 ): { dedup: number[]; entries: DedupEntry[] } {
   const seen = new Map<string, DedupEntry>()

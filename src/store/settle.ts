@@ -92,18 +92,21 @@ export async function extend(
 }
 
 /**
- * Tells "already settled" from "somebody else's": whether a message is still anywhere. The first position is the id, so
- * one that never moved is found by the primary key; one that moved, by `messages_moved`.
+ * Tells "already settled" from "somebody else's": whether a message is still in its queue, or among the dead letters that came
+ * from it (copies of one publish share their id, so another queue's must not count). The first position is the id, so one that
+ * never moved is found by the primary key; one that moved, by `messages_moved`.
  */
 const survivorsText = `/* survivors */
 select x.ord from unnest($1::int[], $2::bigint[]) with ordinality x(queue_id, id, ord)
-where exists (select 1 from postern.messages m where m.id = x.id and m.id <> abs(m.position))
+where exists (
+    select 1 from postern.messages m where m.id = x.id and m.id <> abs(m.position) and (m.queue_id = x.queue_id
+      or m.headers ->> 'postern-dead-queue' = (select q.name from postern.queues q where q.id = x.queue_id)))
   or exists (
     select 1 from generate_series(0, 19) l(lane) cross join unnest(array[x.id, -x.id]) p(position) cross join lateral (
       select 1 from postern.messages m
       where m.queue_id = x.queue_id and m.lane = l.lane and m.position = p.position limit 1) y)
-  or exists (select 1 from postern.scheduled s where s.id = x.id)
-  or exists (select 1 from postern.dead d where d.id = x.id)`
+  or exists (select 1 from postern.scheduled s where s.id = x.id and s.queue_id = x.queue_id)
+  or exists (select 1 from postern.dead d where d.id = x.id and d.queue_id = x.queue_id)`
 
 /** Which of these (by their place in the list) still exist in any state. */
 export async function survivors(db: Database, receipts: readonly Receipt[]): Promise<Set<number>> {

@@ -52,6 +52,8 @@ export const queues = postern.table(
     dedupWindowMs: whole('dedup_window_ms').notNull(),
     maxLeased: integer('max_leased'),
     paused: boolean('paused').notNull(),
+    /** The backlog of a topic's subscription, named like it: not listed, and changed only through the subscription. */
+    backlog: boolean('backlog').notNull().default(false),
     createdAt: instant('created_at').notNull().defaultNow(),
     updatedAt: instant('updated_at').notNull().defaultNow(),
   },
@@ -72,7 +74,7 @@ const payload = () => ({
   queueId: integer('queue_id').notNull(),
   lane: smallint('lane').notNull(),
   attempts: smallint('attempts').notNull().default(0),
-  /** Reserved for bodies that are stored once for many queues. */
+  /** The body lies in `topic_log`, once for all copies. Never set in `dead`. */
   logId: whole('log_id'),
   contentType: text('content_type').notNull(),
   key: text('key'),
@@ -93,6 +95,8 @@ export const messages = postern.table(
     primaryKey({ columns: [t.queueId, t.lane, t.position] }),
     /** Only messages that have moved (retried, promoted, dead-lettered): the others are found by their first position. */
     index('messages_moved').on(t.id).where(sql`${t.id} <> abs(${t.position})`),
+    /** Tells whether anybody still needs a body of `topic_log`. */
+    index('messages_log').on(t.logId).where(isNotNull(t.logId)),
   ],
 )
 
@@ -101,6 +105,7 @@ export const scheduled = postern.table('scheduled', { dueAt: instant('due_at').n
   primaryKey({ columns: [t.dueAt, t.position] }),
   index('scheduled_queue').on(t.queueId, t.dueAt, t.position),
   index('scheduled_id').on(t.id),
+  index('scheduled_log').on(t.logId).where(isNotNull(t.logId)),
 ])
 
 /** One row for each lease statement, queue and lane: expiry finds its messages here and never scans them. */
@@ -132,7 +137,7 @@ export const dead = postern.table(
   (t) => [primaryKey({ columns: [t.queueId, t.position] }), index('dead_id').on(t.id)],
 )
 
-/** Dedup ids within their window. */
+/** Dedup ids within their window. A topic's are kept under its id, negated. */
 export const dedup = postern.table(
   'dedup',
   {
@@ -143,6 +148,143 @@ export const dedup = postern.table(
   },
   (t) => [primaryKey({ columns: [t.queueId, t.dedupId] }), index('dedup_expires').on(t.expiresAt)],
 )
+
+export const topics = postern.table(
+  'topics',
+  {
+    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
+    name: text('name').notNull(),
+    /** Goes up with every change of the topic, its bindings or its subscriptions; a publish says which it was routed by. */
+    version: whole('version').notNull().default(1),
+    retentionMs: whole('retention_ms').notNull(),
+    dedupWindowMs: whole('dedup_window_ms').notNull(),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow(),
+  },
+  (t) => [uniqueIndex('topics_name').on(t.name)],
+)
+
+export const bindings = postern.table(
+  'bindings',
+  {
+    topicId: integer('topic_id').notNull(),
+    name: text('name').notNull(),
+    queueId: integer('queue_id').notNull(),
+    pattern: text('pattern').notNull(),
+    filter: jsonb('filter').$type<Record<string, unknown>>(),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow(),
+  },
+  (t) => [primaryKey({ columns: [t.topicId, t.name] }), index('bindings_queue').on(t.queueId)],
+)
+
+/** Published messages: bodies that many copies share, and what may be replayed. `id` is the id of every copy. */
+export const topicLog = postern.table(
+  'topic_log',
+  {
+    id: whole('id').primaryKey(),
+    topicId: integer('topic_id').notNull(),
+    publishedAt: instant('published_at').notNull(),
+    /** Kept as long, and then as long as a copy refers to it. */
+    keepUntil: instant('keep_until').notNull(),
+    lane: smallint('lane').notNull(),
+    routingKey: text('routing_key').notNull(),
+    contentType: text('content_type').notNull(),
+    key: text('key'),
+    headers: jsonb('headers').$type<Record<string, string>>(),
+    body: bytea('body').notNull(),
+  },
+  (t) => [
+    index('topic_log_published').on(t.topicId, t.publishedAt, t.id),
+    index('topic_log_keep_until').on(t.keepUntil, t.id),
+  ],
+)
+
+export const subscriptions = postern.table(
+  'subscriptions',
+  {
+    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
+    /** `sub_…`, as callers know it. */
+    name: text('name').notNull(),
+    title: text('title'),
+    /** What it delivers from: a queue it shares, or the backlog of its own. */
+    queueId: integer('queue_id').notNull(),
+    /** The next three only on a topic. */
+    topicId: integer('topic_id'),
+    pattern: text('pattern'),
+    filter: jsonb('filter').$type<Record<string, unknown>>(),
+    url: text('url').notNull(),
+    format: text('format', { enum: ['raw', 'cloudevents', 'envelope'] }).notNull(),
+    headers: jsonb('headers').$type<Record<string, string>>().notNull(),
+    timeoutMs: integer('timeout_ms').notNull(),
+    concurrency: integer('concurrency').notNull(),
+    rateCount: integer('rate_count'),
+    ratePerMs: whole('rate_per_ms'),
+    retry: jsonb('retry').$type<Record<string, unknown>>().notNull(),
+    maxAttempts: smallint('max_attempts'),
+    disabled: text('disabled', { enum: ['requested', 'gone', 'failing'] }),
+    /** Goes up with every change by a caller. */
+    version: whole('version').notNull().default(1),
+    /** The gateway that delivers; holds as long as that gateway's row is alive. */
+    owner: text('owner'),
+    /** How the endpoint has been doing, as its owner last said. */
+    circuit: text('circuit', { enum: ['closed', 'open', 'half_open'] })
+      .notNull()
+      .default('closed'),
+    failures: integer('failures').notNull().default(0),
+    failingSince: instant('failing_since'),
+    heldUntil: instant('held_until'),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow(),
+  },
+  (t) => [
+    uniqueIndex('subscriptions_name').on(t.name),
+    index('subscriptions_queue').on(t.queueId),
+    index('subscriptions_topic').on(t.topicId).where(isNotNull(t.topicId)),
+    index('subscriptions_owner').on(t.owner),
+  ],
+)
+
+/** Signing secrets. They are kept as they are, for they must sign. */
+export const subscriptionSecrets = postern.table(
+  'subscription_secrets',
+  {
+    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
+    subscriptionId: integer('subscription_id').notNull(),
+    secret: text('secret').notNull(),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    /** null: the present one. */
+    expiresAt: instant('expires_at'),
+  },
+  (t) => [index('subscription_secrets_subscription').on(t.subscriptionId, t.id)],
+)
+
+/** One row for each HTTP call of a webhook. */
+export const attempts = postern.table(
+  'attempts',
+  {
+    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
+    subscriptionId: integer('subscription_id').notNull(),
+    messageId: whole('message_id').notNull(),
+    attempt: smallint('attempt').notNull(),
+    at: instant('at').notNull(),
+    succeeded: boolean('succeeded').notNull(),
+    status: smallint('status'),
+    durationMs: integer('duration_ms').notNull(),
+    requestHeaders: jsonb('request_headers').$type<Record<string, string>>().notNull(),
+    responseHeaders: jsonb('response_headers').$type<Record<string, string>>().notNull(),
+    responseBody: bytea('response_body').notNull(),
+    error: text('error'),
+    nextAttemptAt: instant('next_attempt_at'),
+  },
+  (t) => [index('attempts_subscription').on(t.subscriptionId, t.id)],
+)
+
+/** Gateways that deliver to webhooks. What one owns is free as soon as its time is over. */
+export const gateways = postern.table('gateways', {
+  id: text('id').primaryKey(),
+  aliveUntil: instant('alive_until').notNull(),
+})
 
 /** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */
 export const rates = postern.table(

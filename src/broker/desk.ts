@@ -1,0 +1,76 @@
+/** What the dispatcher of webhooks asks and reports; see `Desk`. */
+import { batch } from '../base/index.ts'
+import { BrokerError, parseMessageId } from '../model/index.ts'
+import type { Database, NewAttempt } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import { noSubscription } from './admin_subscriptions.ts'
+import type { Cluster } from './cluster.ts'
+import type { Desk } from './types.ts'
+
+type Options = {
+  db: Database
+  cluster: Cluster
+  /** Nothing that was known of what these queues hold can be relied on. */
+  forget(queueId: number): void
+}
+
+export type DeskParts = { desk: Desk; changed(subscription: number): void; free(): void }
+
+export function createDesk({ db, cluster, forget }: Options): DeskParts {
+  const { gateway } = cluster
+  let listener: Parameters<Desk['listen']>[0] | undefined
+
+  const record = batch<NewAttempt, null>(
+    async (items) => {
+      await store.recordAttempts(db, items)
+      return items.map(() => null)
+    },
+    {
+      lanes: 1,
+      maxWeight: 500,
+      weigh: (item) => 1 + item.responseBody.length / 16_384,
+      maxWaiting: 20_000,
+      overloaded: () => new BrokerError('unavailable', 'Too many attempts wait to be recorded.', { retryAfterS: 1 }),
+      harmless: store.certainlyFailed,
+    },
+  )
+
+  const desk: Desk = {
+    claim: (aliveMs, takeOver) => store.claim(db, gateway, aliveMs, takeOver),
+    async release(subscriptions) {
+      if (subscriptions.length === 0) return
+      await store.releaseSubscriptions(db, gateway, subscriptions)
+      cluster.subscriptionsFree()
+    },
+    async retire() {
+      await store.retireGateway(db, gateway)
+      cluster.subscriptionsFree()
+    },
+    owned: () => store.ownedBy(db, gateway),
+    async load(subscriptions) {
+      const found = await store.subscriptionsByNumber(db, subscriptions)
+      for (const { queueId } of found) forget(queueId)
+      return found
+    },
+    async find(id) {
+      const found = await store.findSubscription(db, id)
+      if (!found) throw noSubscription(id)
+      return found
+    },
+    recordHealth: (subscription, health) => store.recordHealth(db, gateway, subscription, health),
+    async disable({ number }, reason) {
+      if (await store.setDisabled(db, number, reason, gateway)) cluster.subscriptionChanged(number)
+    },
+    async recordAttempt({ messageId, outcome, ...attempt }) {
+      await record({ ...attempt, messageId: parseMessageId(messageId) ?? 0, succeeded: outcome === 'succeeded' })
+    },
+    listen(on) {
+      listener = on
+    },
+  }
+  return {
+    desk,
+    changed: (subscription) => listener?.changed(subscription),
+    free: () => listener?.free(),
+  }
+}

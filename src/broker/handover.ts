@@ -1,0 +1,97 @@
+/** Handing over: a message sent while a receiver waits may be stored already leased to it, and is not looked for at all. */
+import type { LeasedRow, Probe } from '../store/index.ts'
+import type { Cluster } from './cluster.ts'
+import type { Taken, Waiter } from './lines.ts'
+import type { Marks } from './marks.ts'
+import type { Receiver } from './receive.ts'
+
+/** One message on its way into one queue. `immediate`: as far as is known here, it becomes ready at once. */
+export type Handable = { queueId: number; lane: number; immediate: boolean; handMs: number; handFence: number }
+
+/** A receiver that is busy until `finish`, and what is meant for it. */
+export type Hand<T> = { waiter: Waiter; items: T[] }
+
+export type HandOver = {
+  /** Reserves parked receivers for messages without delay, in the order of both, and says so in `handMs` and `handFence`. */
+  reserve<T extends Handable>(items: readonly T[]): { hands: Hand<T>[]; probes: Probe[] }
+  /** `rowOf` answers what was really handed; nothing sends the receiver back to its place. */
+  finish<T>(hands: readonly Hand<T>[], token: number, rowOf: (item: T) => LeasedRow | null): void
+}
+
+export function createHandOver(receiver: Receiver, marks: Marks, cluster: Cluster): HandOver {
+  return {
+    reserve<T extends Handable>(items: readonly T[]) {
+      const ready = new Map<number, T[]>()
+      for (const item of items) {
+        if (!item.immediate) continue
+        const list = ready.get(item.queueId)
+        if (list) list.push(item)
+        else ready.set(item.queueId, [item])
+      }
+      const hands: Hand<T>[] = []
+      const lanes = new Map<number, number>()
+      for (const [queueId, list] of ready) {
+        // The lane order of one statement is not its order of sending.
+        if (new Set(list.map((item) => item.lane)).size > 1) continue
+        let next = 0
+        for (const waiter of receiver.reserve(queueId, list.length)) {
+          const mine = list.slice(next, next + waiter.max)
+          next += mine.length
+          for (const item of mine) {
+            item.handMs = waiter.leaseMs
+            item.handFence = waiter.fence
+            lanes.set(queueId, item.lane)
+          }
+          hands.push({ waiter, items: mine })
+        }
+      }
+      const probes = [...lanes].flatMap(([queueId, lane]) =>
+        marks.ahead(queueId, lane, cluster.hasPeers()).map((found) => ({ queueId, ...found })),
+      )
+      return { hands, probes }
+    },
+    finish(hands, token, rowOf) {
+      for (const { waiter, items } of hands) {
+        const taken: Taken[] = []
+        for (const item of items) {
+          const row = rowOf(item)
+          if (row) taken.push({ row, token })
+        }
+        receiver.handed(waiter, taken)
+      }
+    },
+  }
+}
+
+/** What a lease of a message just stored looks like. */
+export function leasedRow(
+  item: { queueId: number; lane: number; handMs: number; message: LeasedMessage },
+  id: number,
+  position: number,
+  nowMs: number,
+): LeasedRow {
+  const { message } = item
+  return {
+    queue_id: item.queueId,
+    lane: item.lane,
+    position,
+    id,
+    attempts: 1,
+    enqueued_ms: nowMs,
+    leased_until_ms: nowMs + item.handMs,
+    expired: false,
+    exhausted: false,
+    content_type: message.contentType,
+    key: message.key,
+    headers: message.headers,
+    body: message.body,
+    cut: false,
+  }
+}
+
+type LeasedMessage = {
+  contentType: string
+  key: string | null
+  headers: Record<string, string> | null
+  body: Buffer
+}

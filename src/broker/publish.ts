@@ -1,0 +1,126 @@
+/** Publishing: all who publish while one statement runs leave together in the next; the copies of one publish commit together. */
+import { batch, randomToken } from '../base/index.ts'
+import { BrokerError, laneOf, messageId, type NewMessage, type Published } from '../model/index.ts'
+import type { CopyItem, Database, PublishAnswer, PublishItem, PublishResult, StoredCopy } from '../store/index.ts'
+import * as store from '../store/index.ts'
+import { type Handable, type HandOver, leasedRow } from './handover.ts'
+import type { TopicRoutes, Topics } from './topics.ts'
+
+export type Publisher = (topic: string, routingKey: string, message: NewMessage) => Promise<Published>
+
+type Copy = CopyItem & Handable
+type Item = PublishItem & { copies: Copy[] }
+
+type Options = {
+  db: Database
+  topics: Topics
+  handOver: HandOver
+  gateway: string
+  appended(queueId: number, lane: number, position: number): void
+  scheduled(inMs: number): void
+  sent(queueId: number, count: number): void
+}
+
+/** Changes of a topic that come between routing and storing; more in a row than this is no coincidence. */
+const tries = 10
+
+export function createPublisher({ db, topics, handOver, gateway, appended, scheduled, sent }: Options): Publisher {
+  const enqueue = batch<Item, { result: PublishResult; nowMs: number }>(run, {
+    lanes: 2,
+    maxWeight: 1000,
+    weigh: ({ copies, message }) => 1 + copies.length + message.body.length / 16_384,
+    maxWaiting: 20_000,
+    overloaded: () =>
+      new BrokerError('unavailable', 'The gateway has too many messages waiting to be stored.', { retryAfterS: 1 }),
+    harmless: store.certainlyFailed,
+  })
+
+  async function run(items: readonly Item[]) {
+    const copies = items.flatMap((item) => item.copies)
+    const { hands, probes } = handOver.reserve(copies)
+    const token = randomToken()
+    let answer: PublishAnswer
+    try {
+      answer = await store.publish(db, items, probes, token, gateway)
+    } catch (error) {
+      handOver.finish(hands, token, () => null)
+      throw error
+    }
+    const rows = new Map(
+      items.flatMap((item, at) =>
+        storedOf(item, answer.results[at])
+          .filter(({ stored }) => stored.handed)
+          .map(
+            ({ copy, stored, id }) =>
+              [copy, leasedRow({ ...copy, message: item.message }, id, stored.position, answer.nowMs)] as const,
+          ),
+      ),
+    )
+    handOver.finish(hands, token, (copy) => rows.get(copy) ?? null)
+    for (const [at, item] of items.entries()) tell(item, answer.results[at], answer.nowMs)
+    return answer.results.map((result) => ({ result, nowMs: answer.nowMs }))
+  }
+
+  function tell(item: Item, result: PublishResult | undefined, nowMs: number): void {
+    for (const { copy, stored } of storedOf(item, result)) {
+      sent(copy.queueId, 1)
+      if (stored.dueMs !== null) scheduled(stored.dueMs - nowMs)
+      else if (!stored.handed) appended(copy.queueId, copy.lane, stored.position)
+    }
+  }
+
+  /** With copies for bounded queues: alone, so that one that is full undoes nothing but this publish. */
+  async function storeBounded(item: Item): Promise<PublishResult> {
+    for (const copy of item.copies) copy.handMs = 0
+    const { results, nowMs } = await store.publishBounded(db, item)
+    const result = results[0] ?? { status: 'stale' as const }
+    tell(item, result, nowMs)
+    return result
+  }
+
+  return async function publish(name, routingKey, message) {
+    let bounded = false
+    for (let at = 0; at < tries; at++) {
+      const item = itemOf(await topics.routes(name, at > 0 && !bounded), routingKey, message)
+      const result: PublishResult = bounded ? await storeBounded(item) : (await enqueue(item)).result
+      if (result.status === 'stored')
+        return { id: messageId(result.id), matched: result.copies.length, deduplicated: false }
+      if (result.status === 'duplicate') return { id: messageId(result.id), matched: 0, deduplicated: true }
+      if (result.status === 'full')
+        throw new BrokerError('queue_full', `The queue ${result.queue} is full, so nothing was published.`, {
+          retryAfterS: 1,
+        })
+      bounded = result.status === 'bounded'
+    }
+    throw new BrokerError('unavailable', `The topic ${name} is being changed all the time.`, { retryAfterS: 1 })
+  }
+}
+
+type Stored = { copy: Copy; stored: StoredCopy; id: number }
+
+function storedOf(item: Item, result: PublishResult | undefined): Stored[] {
+  if (result?.status !== 'stored') return []
+  return result.copies.flatMap((stored) => {
+    const copy = item.copies[stored.copy]
+    return copy ? [{ copy, stored, id: result.id }] : []
+  })
+}
+
+/** One copy for each queue, however many of its bindings match. Consumers see where it was published in its headers. */
+function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage): Item {
+  const queueIds = new Set(routes.match(routingKey, message).map((route) => route.queueId))
+  const lane = laneOf(message.priority, false)
+  const immediate = (message.delayMs ?? 0) === 0 && message.deliverAtMs === null && message.dedupId === null
+  const headers = {
+    'postern-topic': routes.topic.name,
+    ...(routingKey === '' ? {} : { 'postern-routing-key': routingKey }),
+  }
+  return {
+    topicId: routes.topic.id,
+    version: routes.version,
+    routingKey,
+    lane,
+    message: { ...message, headers: Object.assign(Object.create(null), message.headers, headers) },
+    copies: [...queueIds].map((queueId) => ({ queueId, lane, immediate, handMs: 0, handFence: 0 })),
+  }
+}

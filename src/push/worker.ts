@@ -1,0 +1,321 @@
+/**
+ * Delivers for one subscription: takes as many messages as may be under way, sends each, and settles it by the verdict on the
+ * answer. A gateway owns the subscription, so what is counted here (concurrency, rate, circuit) holds over all gateways.
+ */
+import { after, monotonicMs, type Pace, pace, random, sleep, type Timer, wallMs } from '../base/index.ts'
+import type { Assignment, Broker } from '../broker/index.ts'
+import {
+  afterFailure,
+  afterSuccess,
+  attemptsOf,
+  BrokerError,
+  type Circuit,
+  type Delivery,
+  inherited,
+  permits,
+  type SettleAction,
+  subscriptionLimits,
+  type Verdict,
+  verdictOf,
+} from '../model/index.ts'
+import { webhookRequest } from './request.ts'
+import type { Sender, SendResult } from './sender.ts'
+
+export type Worker = {
+  number: number
+  version(): number
+  update(assignment: Assignment): void
+  /** What was leased and not yet sent goes back uncounted; what is under way may finish within `graceMs`, then it is broken off. */
+  stop(graceMs: number): Promise<void>
+}
+
+export type WorkerDeps = {
+  broker: Pick<Broker, 'receive' | 'settle' | 'desk'>
+  sender: Sender
+  version: string
+  /** Whether this gateway may still send for what it owns. */
+  alive(): boolean
+  /** Bytes of messages that all workers of this gateway hold. */
+  held: { bytes: number }
+  /** The subscription is disabled; nothing more is to be sent. */
+  disabled(number: number): void
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+const pollMs = 50_000
+/** Beyond the attempt's own deadline: for what lies between lease and dial, and between answer and settle. */
+const leaseMarginMs = 15_000
+/** What has waited here for so long goes back: its lease is no longer long enough. */
+const staleMs = 5_000
+const heldBytesLimit = 256 * 1024 * 1024
+const retryMs = 500
+/** A fast endpoint finds its next messages already here. */
+const fastMs = 300
+const smallBytes = 64 * 1024
+const paceAheadMs = 10
+const healthEveryMs = 5_000
+
+type Waiting = { delivery: Delivery; sinceMs: number }
+
+export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
+  const { broker, sender, held } = deps
+  let assignment = first
+  let circuit: Circuit = inheritedCircuit(first)
+  let heldUntilMs = 0
+  let rate = paceOf(first)
+  let waiting: Waiting[] = []
+  let underWay = 0
+  let latencyMs = fastMs
+  let bytes = 0
+  let receiving: AbortController | undefined
+  let timer: Timer | undefined
+  let stopped = false
+  let reported = { failing: first.health.failingSince !== null, atMs: Number.NEGATIVE_INFINITY }
+  const breakOff = new AbortController()
+  const settling = new Set<Promise<unknown>>()
+
+  const inMs = (ms: number): void => {
+    timer?.cancel()
+    timer = after(Math.max(1, ms), pump)
+  }
+
+  /** How long nothing at all may be sent; 0: something may. */
+  function pauseMs(nowMs: number): number {
+    const circuitMs = permits(circuit, nowMs) === 0 ? circuit.untilMs - nowMs : 0
+    return Math.max(0, heldUntilMs - nowMs, circuitMs, rate?.waitMs(nowMs) ?? 0)
+  }
+
+  function pump(): void {
+    if (stopped) return
+    const nowMs = monotonicMs()
+    const pausedMs = pauseMs(nowMs)
+    if (pausedMs > 0) inMs(pausedMs)
+    if (heldUntilMs > nowMs || permits(circuit, nowMs) === 0) {
+      giveBack()
+      return
+    }
+    while (waiting.length > 0 && underWay < limitAt(nowMs) && (rate?.waitMs(nowMs) ?? 0) === 0) {
+      const next = waiting.shift()
+      if (!next) break
+      if (!deps.alive() || nowMs - next.sinceMs > staleMs)
+        settle(next.delivery, { action: 'return', receipt: next.delivery.receipt })
+      else void deliver(next.delivery, nowMs)
+    }
+    const wanted = wantedAt(nowMs)
+    if (wanted > 0 && !receiving) void take(wanted)
+  }
+
+  const limitAt = (nowMs: number): number => Math.min(assignment.concurrency, permits(circuit, nowMs))
+
+  function wantedAt(nowMs: number): number {
+    if (!deps.alive()) {
+      inMs(retryMs)
+      return 0
+    }
+    const here = underWay + waiting.length
+    if (held.bytes > heldBytesLimit && here > 0) return 0
+    const limit = limitAt(nowMs)
+    if (rate) return Math.min(limit - here, rate.within(nowMs, paceAheadMs) - waiting.length)
+    const ahead = circuit.failures === 0 && latencyMs < fastMs && bytes < smallBytes ? limit : 0
+    return Math.min(1000, limit + ahead - here)
+  }
+
+  async function take(max: number): Promise<void> {
+    const controller = new AbortController()
+    receiving = controller
+    const leaseMs = assignment.timeoutMs + leaseMarginMs
+    const options = { max, waitMs: pollMs, leaseMs, signal: controller.signal, subscription: assignment.number }
+    try {
+      const startMs = monotonicMs()
+      const { messages } = await broker.receive(assignment.queue, options)
+      const sinceMs = monotonicMs()
+      for (const delivery of messages) {
+        held.bytes += delivery.body.length
+        bytes += (delivery.body.length - bytes) / 8
+        waiting.push({ delivery, sinceMs })
+      }
+      receiving = undefined
+      if (stopped) giveBack()
+      // Answered at once with nothing: the gateway stops, or was told to look anew.
+      else if (messages.length === 0 && sinceMs - startMs < retryMs && !controller.signal.aborted) inMs(retryMs)
+      else pump()
+    } catch (error) {
+      receiving = undefined
+      // Away for a moment, or the queue is gone and so, soon, is the subscription.
+      if (!(error instanceof BrokerError))
+        deps.log('receiving for a webhook failed', { subscription: assignment.id, error })
+      if (!stopped) inMs(retryMs)
+    }
+  }
+
+  /** Nothing may be sent for now: others may have what waits here. */
+  function giveBack(): void {
+    receiving?.abort()
+    const all = waiting
+    waiting = []
+    for (const { delivery } of all) settle(delivery, { action: 'return', receipt: delivery.receipt })
+  }
+
+  async function deliver(delivery: Delivery, nowMs: number): Promise<void> {
+    const of = assignment
+    underWay++
+    rate?.take(nowMs)
+    const at = new Date(wallMs())
+    const request = requestFor(of, delivery, at.getTime(), deps.version)
+    const result = await sender.send({ ...request, url: of.url, timeoutMs: of.timeoutMs, signal: breakOff.signal })
+    underWay--
+    latencyMs += (result.durationMs - latencyMs) / 8
+    const verdict: Verdict = verdictOf(result.outcome, {
+      attempt: delivery.attempt,
+      maxAttempts: attemptsOf(of),
+      retry: of.retry,
+      nowMs: wallMs(),
+      random: random(),
+    })
+    settle(delivery, actionFor(verdict, delivery.receipt))
+    judge(verdict)
+    record(of, delivery, at, request.headers, result, verdict)
+    pump()
+  }
+
+  /** What the verdict says about the endpoint. */
+  function judge(verdict: Verdict): void {
+    if (breakOff.signal.aborted) return
+    const nowMs = monotonicMs()
+    const before = circuit.state
+    circuit = verdict.action === 'settle' ? afterSuccess() : afterFailure(circuit, nowMs, random())
+    const holdMs = verdict.action === 'settle' ? null : verdict.holdMs
+    if (holdMs !== null) heldUntilMs = Math.max(heldUntilMs, nowMs + holdMs)
+    if (verdict.action === 'dead' && verdict.disable) {
+      void disable('gone')
+      return
+    }
+    const failing = verdict.action !== 'settle'
+    const isNews = failing !== reported.failing || before !== circuit.state || holdMs !== null
+    if (isNews || (failing && nowMs - reported.atMs > healthEveryMs)) report(failing, nowMs)
+  }
+
+  function report(failing: boolean, nowMs: number): void {
+    reported = { failing, atMs: nowMs }
+    const untilMs = Math.max(heldUntilMs, circuit.state === 'closed' ? 0 : circuit.untilMs)
+    const heldMs = untilMs > nowMs ? Math.ceil(untilMs - nowMs) : null
+    const { state, failures } = circuit
+    const reporting = broker.desk
+      .recordHealth(assignment.number, { circuit: state, failures, failing, heldMs })
+      .then(async ({ failingMs }) => {
+        if (failing && failingMs > subscriptionLimits.failingMs) await disable('failing')
+      })
+    track(reporting, 'recording the health of a webhook failed')
+  }
+
+  async function disable(reason: 'gone' | 'failing'): Promise<void> {
+    deps.log('webhook disabled', { subscription: assignment.id, reason })
+    track(broker.desk.disable(assignment, reason), 'disabling a webhook failed')
+    deps.disabled(assignment.number)
+  }
+
+  function record(
+    of: Assignment,
+    delivery: Delivery,
+    at: Date,
+    requestHeaders: Record<string, string>,
+    { outcome, durationMs, responseHeaders, responseBody }: SendResult,
+    verdict: Verdict,
+  ): void {
+    const recording = broker.desk.recordAttempt({
+      subscription: of.number,
+      messageId: delivery.id,
+      attempt: delivery.attempt,
+      at,
+      outcome: verdict.action === 'settle' ? 'succeeded' : 'failed',
+      status: outcome.kind === 'answer' ? outcome.status : null,
+      durationMs,
+      requestHeaders,
+      responseHeaders,
+      responseBody,
+      error: verdict.action === 'settle' ? null : verdict.error,
+      nextAttemptAt: verdict.action === 'retry' ? new Date(wallMs() + verdict.delayMs) : null,
+    })
+    track(recording, 'recording an attempt failed')
+  }
+
+  /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
+  function settle(delivery: Delivery, action: SettleAction): void {
+    held.bytes -= delivery.body.length
+    track(settled(delivery, action), 'settling a webhook failed')
+  }
+
+  async function settled(delivery: Delivery, action: SettleAction): Promise<void> {
+    for (;;) {
+      try {
+        await broker.settle([action], { queue: null, may: () => true })
+        return
+      } catch (error) {
+        const unavailable = error instanceof BrokerError && error.code === 'unavailable'
+        if (!unavailable || wallMs() > delivery.leaseExpiresAt.getTime() || breakOff.signal.aborted) throw error
+        await sleep(retryMs)
+      }
+    }
+  }
+
+  function track(work: Promise<unknown>, failed: string): void {
+    const tracked = work
+      .catch((error: unknown) => deps.log(failed, { subscription: assignment.id, error }))
+      .finally(() => settling.delete(tracked))
+    settling.add(tracked)
+  }
+
+  async function stop(graceMs: number): Promise<void> {
+    stopped = true
+    timer?.cancel()
+    giveBack()
+    const untilMs = monotonicMs() + graceMs
+    while ((underWay > 0 || settling.size > 0 || receiving) && monotonicMs() < untilMs) await sleep(5)
+    breakOff.abort()
+    while (underWay > 0) await sleep(1)
+    await Promise.race([Promise.all(settling), sleep(1000)])
+  }
+
+  pump()
+  return {
+    number: first.number,
+    version: () => assignment.version,
+    update(changed) {
+      const { rate: old } = assignment
+      assignment = changed
+      if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) rate = paceOf(changed)
+      // Waiting with the old lease and limit: it takes its place anew.
+      receiving?.abort()
+      pump()
+    },
+    stop,
+  }
+}
+
+const paceOf = ({ rate }: Assignment): Pace | null => rate && pace(rate.count, rate.perMs, monotonicMs())
+
+function inheritedCircuit({ health }: Assignment): Circuit {
+  const leftMs = health.heldUntil ? Math.max(0, health.heldUntil.getTime() - wallMs()) : 0
+  return inherited(health.circuit, health.failures, monotonicMs() + Math.min(leftMs, 24 * 3600_000))
+}
+
+export function requestFor(
+  { secrets, ...subscription }: Assignment,
+  delivery: Delivery,
+  nowMs: number,
+  version: string,
+): { headers: Record<string, string>; body: Buffer } {
+  const live = secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs).map((each) => each.secret)
+  return webhookRequest(delivery, subscription, { secrets: live, nowMs, attempt: delivery.attempt, version })
+}
+
+function actionFor(verdict: Verdict, receipt: string): SettleAction {
+  switch (verdict.action) {
+    case 'settle':
+      return { action: 'ack', receipt }
+    case 'retry':
+      return { action: 'nack', receipt, delayMs: Math.round(verdict.delayMs), error: verdict.error }
+    case 'dead':
+      return { action: 'reject', receipt, reason: verdict.error, death: verdict.reason }
+  }
+}

@@ -1,0 +1,93 @@
+/** Messages that come once more: dead letters of a queue, and what a topic has kept. */
+import type { Headers } from '../model/index.ts'
+import { type Database, numbers } from './client.ts'
+import type { Appended } from './upkeep.ts'
+
+/** Milliseconds since 1970. */
+export type Span = { fromMs: number; toMs: number }
+
+/**
+ * Dead letters become ready again as new messages with the ids they have: attempts from 0, the queue's ttl, their priority. The
+ * queue's row is locked for key share, as in a send. Two replays at once: each letter comes back once. Primary key of `dead`.
+ */
+const reviveText = `/* revive dead letters */
+with q as materialized (select id, "order" = 'lifo' as lifo, ttl_ms from postern.queues where id = $1::int for key share),
+t as materialized (
+  select ctid as tid from postern.dead where queue_id = $1::int and exists (select 1 from q)
+    and died_at between to_timestamp($2::float8 / 1000) and to_timestamp($3::float8 / 1000) and ($4::bigint is null or id = $4::bigint)
+  order by queue_id, position limit $5::int for update skip locked),
+d as (delete from postern.dead where ctid = any (array(select tid from t)) returning *),
+n as materialized (
+  select d.*, q.ttl_ms, nextval('postern.message_position') * case when q.lifo then -1 else 1 end as fresh
+  from (select * from d order by position) d cross join q),
+m as (
+  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
+  select queue_id, lane | 1, fresh, id, enqueued_at, now() + ttl_ms * interval '1 ms', content_type, key, headers, body from n)
+select queue_id, lane | 1 as lane, min(fresh) as position, count(*)::int as n from n group by queue_id, lane | 1`
+
+type Row = { queue_id: number; lane: number; position: number; n: number }
+
+const appendedOf = (rows: readonly Row[]) => ({
+  appended: rows.map((row): Appended => ({ queueId: row.queue_id, lane: row.lane, position: row.position })),
+  count: rows.reduce((sum, row) => sum + row.n, 0),
+})
+
+export async function revive(
+  db: Database,
+  queueId: number,
+  { fromMs, toMs }: Span,
+  limit: number,
+): Promise<{ appended: Appended[]; count: number }> {
+  return appendedOf(await db.hot<Row>(reviveText, [queueId, fromMs, toMs, null, limit]))
+}
+
+export type LoggedRow = {
+  id: number
+  at: number
+  routing_key: string
+  content_type: string
+  headers: Headers | null
+  body: Buffer
+}
+
+/** What a topic has kept, oldest first, after (`at` seconds, `id`); at most `maxBytes` of bodies. Index `topic_log_published`. */
+export async function readTopicLog(
+  db: Database,
+  topicId: number,
+  { fromMs, toMs }: Span,
+  after: { at: number; id: number },
+  limit: number,
+  maxBytes: number,
+): Promise<LoggedRow[]> {
+  return await db.calm<LoggedRow>(
+    `/* read topic log */ select * from (
+        select x.*, sum(octet_length(body)) over (rows unbounded preceding) as running, row_number() over () as nth from (
+          select id, date_part('epoch', published_at) as at, routing_key, content_type, headers, body from postern.topic_log
+          where topic_id = $1::int and published_at between to_timestamp($2::float8 / 1000) and to_timestamp($3::float8 / 1000)
+            and (published_at, id) > (to_timestamp($4::float8), $5::bigint)
+          order by published_at, id limit $6::int) x) y
+      where nth = 1 or running <= $7::bigint`,
+    [topicId, fromMs, toMs, after.at, after.id, limit, maxBytes],
+  )
+}
+
+/** Kept messages become ready in one queue, with bodies of their own: a reference could outlive what it refers to. */
+export async function republish(
+  db: Database,
+  queueId: number,
+  ids: readonly number[],
+): Promise<{ appended: Appended[]; count: number }> {
+  const rows = await db.hot<Row>(
+    `/* republish */ with q as materialized (select id, ttl_ms from postern.queues where id = $1::int for key share),
+      n as materialized (
+        select q.id as queue_id, q.ttl_ms, l.*, nextval('postern.message_position') as fresh
+        from q cross join unnest($2::bigint[]) with ordinality i(id, ord) cross join lateral (
+          select z.id as log_id, z.lane, z.published_at, z.content_type, z.key, z.headers, z.body from postern.topic_log z where z.id = i.id limit 1) l),
+      m as (
+        insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
+        select queue_id, lane, fresh, log_id, published_at, now() + ttl_ms * interval '1 ms', content_type, key, headers, body from n)
+      select queue_id, lane, min(fresh) as position, count(*)::int as n from n group by queue_id, lane`,
+    [queueId, numbers(ids)],
+  )
+  return appendedOf(rows)
+}
