@@ -14,7 +14,7 @@ create function postern.admit_copies(for_topic int, at_version bigint, wanted_de
 language plpgsql as $$
 declare q record; taken boolean[];
 begin
-  if not exists (select 1 from postern.topics where id = for_topic and version = at_version) then return false; end if;
+  if not exists (select 1 from postern.topics where id = for_topic and at_version in (version, 0)) then return false; end if;
   if exists (select 1 from postern.dedup where queue_id = -for_topic and dedup_id = wanted_dedup_id and expires_at > now()) then return true; end if;
   for q in select id, name from postern.queues where id = any (queue_ids) and (max_messages is not null or max_bytes is not null) order by id loop
     taken := postern.admit(q.id, array[bytes]::bigint[], array[null]::text[], array[0]);

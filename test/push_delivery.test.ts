@@ -39,7 +39,7 @@ async function onQueue(
   more: Partial<SubscriptionSettings> = {},
 ): Promise<{ queue: string; secret: string; subscription: SubscriptionWithCounts }> {
   const queue = `q${++names}`
-  await broker.admin.putQueue(queue, {})
+  await broker.admin.putQueue(queue, { maxAttempts: 1000 })
   const subscription = await subscribe({ queue }, sink, more)
   return { queue, ...subscription }
 }
@@ -135,3 +135,185 @@ describe('a topic', () => {
     expect((await broker.admin.getQueue('audit')).counts.ready).toBe(2)
   })
 })
+
+describe('an endpoint', () => {
+  test('that answers 410 is disabled with its backlog kept, and what it refused is a dead letter', async () => {
+    const sink = await sinkOf(status(410))
+    const { queue, subscription } = await onQueue(sink, { concurrency: 1 })
+    await send(broker, queue, 'a', 'b', 'c')
+    const found = await eventually(async () => {
+      const now = await broker.admin.getSubscription(subscription.id)
+      return now.disabled && now.counts.leased === 0 && now.counts.dead > 0 && now
+    })
+    expect(found.disabled).toBe('gone')
+    expect(sink.hits).toHaveLength(1)
+    expect(found.counts).toMatchObject({ ready: 2, dead: 1 })
+    const { data } = await broker.admin.browseMessages(queue, 'dead', { limit: 10, cursor: null })
+    expect(data).toMatchObject([{ dead: { reason: 'gone' } }])
+    sink.answer = status(200)
+    await broker.admin.enableSubscription(subscription.id)
+    await eventually(() => sink.hits.length === 3)
+    expect(sink.bodies().slice(1).sort()).not.toContain(sink.bodies()[0])
+  })
+
+  test('that asks for a pause with Retry-After gets it, for all messages', async () => {
+    const sink = await sinkOf()
+    sink.answer = status(429, { 'retry-after': '2' })
+    const { queue, subscription } = await onQueue(sink, { concurrency: 1 })
+    await send(broker, queue, 'a', 'b', 'c', 'd')
+    const held = await eventually(async () => {
+      const { health } = await broker.admin.getSubscription(subscription.id)
+      return health.heldUntil && health.failures === 1 && health
+    })
+    expect(held.circuit).toBe('closed')
+    expect(sink.hits).toHaveLength(1)
+    sink.answer = status(200)
+    await eventually(() => sink.hits.length === 5)
+    expect((sink.hits[1]?.atMs ?? 0) - (sink.hits[0]?.atMs ?? 0)).toBeGreaterThan(1900)
+    // The others had no attempt meanwhile.
+    expect(sink.hits.slice(1).map((hit) => hit.headers['postern-attempt'])).toEqual(
+      expect.arrayContaining(['1', '1', '1', '2']),
+    )
+  })
+
+  test('that fails again and again opens its circuit, is tried with one message, and closes it with a success', async () => {
+    const sink = await sinkOf(status(500))
+    const { queue, subscription } = await onQueue(sink, { concurrency: 5, maxAttempts: 100 })
+    await send(broker, queue, ...Array.from({ length: 30 }, (_, n) => `${n}`))
+    await eventually(async () => (await broker.admin.getSubscription(subscription.id)).health.circuit === 'open')
+    const before = sink.hits.length
+    // Those that were under way when it opened may still have come.
+    expect(before).toBeLessThan(20)
+    sink.most = 0
+    await eventually(() => sink.hits.length > before)
+    sink.answer = status(200)
+    await eventually(async () => {
+      const { counts } = await broker.admin.getSubscription(subscription.id)
+      return counts.ready + counts.leased + counts.delayed === 0
+    }, 20_000)
+    expect((await broker.admin.getSubscription(subscription.id)).health).toMatchObject({
+      circuit: 'closed',
+      failures: 0,
+      failingSince: null,
+    })
+  }, 40_000)
+
+  test('that has failed for five days is disabled, and enabling it forgets that', async () => {
+    const sink = await sinkOf(status(500))
+    const { queue, subscription } = await onQueue(sink, {
+      retry: { kind: 'schedule', scheduleMs: [50] },
+      maxAttempts: 50,
+    })
+    await send(broker, queue, 'a')
+    await eventually(async () => (await broker.admin.getSubscription(subscription.id)).health.failingSince)
+    await bench.db
+      .sql`update postern.subscriptions set failing_since = now() - interval '5 days 1 second' where name = ${subscription.id}`
+    const found = await eventually(async () => {
+      const now = await broker.admin.getSubscription(subscription.id)
+      return now.disabled && now
+    }, 20_000)
+    expect(found.disabled).toBe('failing')
+    sink.answer = status(200)
+    const enabled = await broker.admin.enableSubscription(subscription.id)
+    expect(enabled).toMatchObject({ disabled: null, health: { failures: 0, failingSince: null } })
+    const before = sink.hits.length
+    await eventually(() => sink.hits.length > before)
+  }, 40_000)
+
+  test('on a private address is not dialled when only public ones are allowed', async () => {
+    const sink = await sinkOf()
+    const strict = createPush({ broker, allowPrivate: false, version: 'test', log: () => {} })
+    const { subscription } = await onQueue(sink)
+    const attempt = await strict.test(subscription.id)
+    expect(attempt).toMatchObject({ outcome: 'failed', status: null, error: expect.stringContaining('public') })
+    expect(sink.hits).toHaveLength(0)
+    await strict.stop(0)
+    expect(await push.test(subscription.id)).toMatchObject({ outcome: 'succeeded', status: 200 })
+    expect(JSON.parse(sink.bodies()[0] ?? '')).toMatchObject({ type: 'postern.test' })
+  })
+})
+
+describe('a subscription', () => {
+  test('disabled keeps its backlog, enabled goes on; a change applies to the next attempt', async () => {
+    const [first, second] = [await sinkOf(), await sinkOf()]
+    await broker.admin.putTopic('changing', {})
+    const { subscription } = await subscribe({ topic: 'changing', pattern: '#', filter: null }, first)
+    await broker.publish('changing', '', message('1'))
+    await eventually(() => first.hits.length === 1)
+    await broker.admin.disableSubscription(subscription.id)
+    await broker.publish('changing', '', message('2'))
+    await broker.publish('changing', '', message('3'))
+    expect((await broker.admin.getSubscription(subscription.id)).counts.ready).toBe(2)
+    await broker.admin.updateSubscription(subscription.id, { url: second.url })
+    await broker.admin.enableSubscription(subscription.id)
+    await eventually(() => second.hits.length === 2)
+    expect(second.bodies()).toEqual(['2', '3'])
+    expect(first.hits).toHaveLength(1)
+  })
+
+  test('signs with every live secret while its secret is rotated', async () => {
+    const sink = await sinkOf()
+    const { queue, secret: old, subscription } = await onQueue(sink)
+    const fresh = newSecret()
+    const secrets = await broker.admin.rotateSecret(subscription.id, fresh, 60_000)
+    expect(secrets).toMatchObject([
+      { secret: fresh, expiresAt: null },
+      { secret: old, expiresAt: expect.any(Date) },
+    ])
+    await send(broker, queue, '{}')
+    const hit = await eventually(() => sink.hits[0])
+    for (const secret of [old, fresh]) new Webhook(secret).verify(hit.body.toString(), hit.headers)
+    await broker.admin.rotateSecret(subscription.id, newSecret(), 0)
+    await eventually(async () => {
+      sink.hits.length = 0
+      await send(broker, queue, '{}')
+      const next = await eventually(() => sink.hits[0])
+      return !verifies(fresh, next.body.toString(), next.headers)
+    })
+  })
+
+  test('replays its dead letters, and what the topic has kept, under the same ids', async () => {
+    const sink = await sinkOf(status(500))
+    await broker.admin.putTopic('replayed', {})
+    const source = { topic: 'replayed', pattern: 'a.#', filter: null }
+    const { subscription } = await subscribe(source, sink, { maxAttempts: 1 })
+    const first = await broker.publish('replayed', 'a', message('{"n":1}'))
+    await broker.publish('replayed', 'b', message('{"n":2}'))
+    await eventually(async () => (await broker.admin.getSubscription(subscription.id)).counts.dead === 1)
+    sink.answer = status(200)
+    expect(await broker.admin.replay(subscription.id, { state: 'dead', from: null, to: null })).toBe(1)
+    await eventually(() => sink.hits.length === 2)
+    expect(sink.hits.map((hit) => [hit.headers['webhook-id'], hit.headers['postern-attempt']])).toEqual([
+      [first.id, '1'],
+      [first.id, '1'],
+    ])
+    await eventually(async () => (await broker.admin.getSubscription(subscription.id)).counts.leased === 0)
+    expect(await broker.admin.replay(subscription.id, { state: 'past', from: new Date(0), to: null })).toBe(1)
+    await eventually(() => sink.hits.length === 3)
+    expect(sink.bodies()).toEqual(Array.from({ length: 3 }, () => '{"n":1}'))
+    expect(await broker.admin.replay(subscription.id, { state: 'past', from: null, to: new Date(0) })).toBe(0)
+  })
+
+  test('that is deleted in the middle of a delivery takes its backlog along and disturbs nobody', async () => {
+    const sink = await sinkOf((_hit, response) => void setTimeout(() => response.end(), 200))
+    await broker.admin.putTopic('leaving', {})
+    const { subscription } = await subscribe({ topic: 'leaving', pattern: '#', filter: null }, sink)
+    await broker.publish('leaving', '', message('1'))
+    await eventually(() => sink.hits.length === 1)
+    await broker.admin.deleteSubscription(subscription.id)
+    expect((await broker.publish('leaving', '', message('2'))).matched).toBe(0)
+    await expect(broker.admin.getQueue(subscription.queue)).rejects.toMatchObject({ code: 'queue_not_found' })
+    await expect(broker.admin.getSubscription(subscription.id)).rejects.toMatchObject({
+      code: 'subscription_not_found',
+    })
+  })
+})
+
+function verifies(secret: string, body: string, headers: Record<string, string>): boolean {
+  try {
+    new Webhook(secret).verify(body, headers)
+    return true
+  } catch {
+    return false
+  }
+}

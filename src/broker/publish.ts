@@ -4,7 +4,7 @@ import { BrokerError, laneOf, messageId, type NewMessage, type Published } from 
 import type { CopyItem, Database, PublishAnswer, PublishItem, PublishResult, StoredCopy } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { type Handable, type HandOver, leasedRow } from './handover.ts'
-import type { TopicRoutes, Topics } from './topics.ts'
+import { noTopic, type TopicRoutes, type Topics } from './topics.ts'
 
 export type Publisher = (topic: string, routingKey: string, message: NewMessage) => Promise<Published>
 
@@ -20,9 +20,6 @@ type Options = {
   scheduled(inMs: number): void
   sent(queueId: number, count: number): void
 }
-
-/** Changes of a topic that come between routing and storing; more in a row than this is no coincidence. */
-const tries = 10
 
 export function createPublisher({ db, topics, handOver, gateway, appended, scheduled, sent }: Options): Publisher {
   const enqueue = batch<Item, { result: PublishResult; nowMs: number }>(run, {
@@ -78,21 +75,28 @@ export function createPublisher({ db, topics, handOver, gateway, appended, sched
     return result
   }
 
+  /** First by the routes that are kept; when those are old, by what is there now. */
   return async function publish(name, routingKey, message) {
-    let bounded = false
-    for (let at = 0; at < tries; at++) {
-      const item = itemOf(await topics.routes(name, at > 0 && !bounded), routingKey, message)
-      const result: PublishResult = bounded ? await storeBounded(item) : (await enqueue(item)).result
-      if (result.status === 'stored')
+    const kept = await storeOne(itemOf(await topics.routes(name, false), routingKey, message))
+    const result =
+      kept.status === 'stale' ? await storeOne(itemOf(await topics.routes(name, true), routingKey, message, 0)) : kept
+    switch (result.status) {
+      case 'stored':
         return { id: messageId(result.id), matched: result.copies.length, deduplicated: false }
-      if (result.status === 'duplicate') return { id: messageId(result.id), matched: 0, deduplicated: true }
-      if (result.status === 'full')
+      case 'duplicate':
+        return { id: messageId(result.id), matched: 0, deduplicated: true }
+      case 'full':
         throw new BrokerError('queue_full', `The queue ${result.queue} is full, so nothing was published.`, {
           retryAfterS: 1,
         })
-      bounded = result.status === 'bounded'
+      default:
+        throw noTopic(name)
     }
-    throw new BrokerError('unavailable', `The topic ${name} is being changed all the time.`, { retryAfterS: 1 })
+  }
+
+  async function storeOne(item: Item): Promise<PublishResult> {
+    const { result } = await enqueue(item)
+    return result.status === 'bounded' ? await storeBounded(item) : result
   }
 }
 
@@ -107,7 +111,7 @@ function storedOf(item: Item, result: PublishResult | undefined): Stored[] {
 }
 
 /** One copy for each queue, however many of its bindings match. Consumers see where it was published in its headers. */
-function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage): Item {
+function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage, version = routes.version): Item {
   const queueIds = new Set(routes.match(routingKey, message).map((route) => route.queueId))
   const lane = laneOf(message.priority, false)
   const immediate = (message.delayMs ?? 0) === 0 && message.deliverAtMs === null && message.dedupId === null
@@ -117,7 +121,7 @@ function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage): I
   }
   return {
     topicId: routes.topic.id,
-    version: routes.version,
+    version,
     routingKey,
     lane,
     message: { ...message, headers: Object.assign(Object.create(null), message.headers, headers) },

@@ -2,7 +2,8 @@
  * Which addresses may be dialled. By default only globally routable unicast ones (IANA's special-purpose registries, RFC 6890), so
  * that whoever may register a webhook cannot reach what only the gateway can.
  */
-import { isIP } from 'node:net'
+import type dns from 'node:dns'
+import { isIP, type LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
 
 type Network = ReturnType<typeof ipaddr.parseCIDR>
@@ -33,8 +34,8 @@ export function addressPolicy(allowPrivate: boolean | readonly string[]): (addre
   if (allowPrivate === true) return () => true
   const networks = allowPrivate === false ? [] : allowPrivate.map((text) => ipaddr.parseCIDR(text))
   return (text) => {
-    // A zone (fe80::1%eth0) names an interface of this machine.
-    if (isIP(text) === 0 || text.includes('%')) return false
+    // A zone (fe80::1%eth0) names an interface of this machine; ::8.8.8.8 ipaddr.js reads as ::ffff:8.8.8.8, which it is not.
+    if (isIP(text) === 0 || /%|^::\d+\./.test(text)) return false
     const address = ipaddr.process(text)
     return isPublic(address) || networks.some((network) => within(address, network))
   }
@@ -45,4 +46,38 @@ export function parseAllowPrivate(text: string): boolean | string[] | null {
   if (text === 'true' || text === 'false') return text === 'true'
   const networks = text.split(',').map((part) => part.trim())
   return networks.every((network) => ipaddr.isValidCIDR(network)) ? networks : null
+}
+
+export const forbiddenAddressCode = 'ERR_FORBIDDEN_ADDRESS'
+export const forbiddenAddress = (): NodeJS.ErrnoException =>
+  Object.assign(new Error('not a public address'), { code: forbiddenAddressCode })
+
+type Answer = (error: NodeJS.ErrnoException | null, found: dns.LookupAddress[]) => void
+
+/**
+ * Resolves to allowed addresses only, which are those that are then dialled: a name that says something else the next time
+ * (DNS rebinding) is judged the next time. Who asks for a name that is being looked up waits for that answer: lookups share the four
+ * threads of libuv, and a name server that does not answer would take all of them with one busy endpoint.
+ */
+export function guardedLookup(allow: (address: string) => boolean, lookup: LookupFunction): LookupFunction {
+  const underWay = new Map<string, Answer[]>()
+  return (host, options, callback) => {
+    const answer: Answer = (error, found) => {
+      if (error) return callback(error, '', 0)
+      const good = found.filter((each) => allow(each.address))
+      const [first] = good
+      if (!first) return callback(forbiddenAddress(), '', 0)
+      if (options.all) return callback(null, good)
+      callback(null, first.address, first.family)
+    }
+    const others = underWay.get(host)
+    if (others) return void others.push(answer)
+    const waiting = [answer]
+    underWay.set(host, waiting)
+    lookup(host, { ...options, all: true }, (error, found) => {
+      underWay.delete(host)
+      const all = Array.isArray(found) ? found : [{ address: found, family: isIP(found) }]
+      for (const each of waiting) each(error, all)
+    })
+  }
 }

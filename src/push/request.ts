@@ -1,6 +1,13 @@
 /** What goes over the wire: a message as a webhook request, in one of three formats, signed. */
 import { isUtf8 } from 'node:buffer'
-import { type Delivery, type Headers, isSendable, mayTravel, type Subscription } from '../model/index.ts'
+import {
+  configuredHeaderError,
+  type Delivery,
+  type Headers,
+  isSendable,
+  mayTravel,
+  type Subscription,
+} from '../model/index.ts'
 import { sign } from './signature.ts'
 
 export type WebhookMessage = Pick<
@@ -20,21 +27,32 @@ type Facts = { secrets: readonly string[]; nowMs: number; attempt: number; versi
 export function webhookRequest(message: WebhookMessage, target: WebhookTarget, facts: Facts): WebhookRequest {
   const { headers, contentType, body } = formats[target.format](message, target)
   const timestampS = Math.floor(facts.nowMs / 1000)
+  // Without a prototype, so that a header called __proto__ is one like any other.
   const all: Record<string, string> = Object.create(null)
-  all['user-agent'] = `Postern/${facts.version}`
-  for (const [name, value] of Object.entries(message.headers)) {
-    const isCloudEvents = target.format === 'cloudevents' && name.startsWith('ce-')
-    if (mayTravel(name) && isSendable(value) && !isCloudEvents) all[name] = headerBytes(value)
-  }
+  for (const [name, value] of Object.entries(message.headers))
+    if (mayTravel(name) && isSendable(value) && !name.startsWith(replaced[target.format]))
+      all[name] = headerBytes(value)
   Object.assign(all, headers)
+  all['user-agent'] = `Postern/${facts.version}`
   all['content-type'] = headerBytes(contentType)
-  for (const [name, value] of Object.entries(target.headers)) all[name.toLowerCase()] = headerBytes(value)
+  for (const [name, value] of Object.entries(target.headers))
+    if (configuredHeaderError(name, value) === null) all[name.toLowerCase()] = headerBytes(value)
   all['webhook-id'] = message.id
   all['webhook-timestamp'] = String(timestampS)
   all['webhook-signature'] = sign(facts.secrets, message.id, timestampS, body)
   all['postern-attempt'] = String(facts.attempt)
   all['postern-subscription'] = target.id
   return { headers: all, body }
+}
+
+/**
+ * What a format says itself, and a message's headers of that beginning do not: an envelope is neither gzip, nor in German, because
+ * the message in it is.
+ */
+const replaced: Record<Subscription['format'], string> = {
+  raw: 'content-type',
+  cloudevents: 'ce-',
+  envelope: 'content-',
 }
 
 type Formatted = { headers: Record<string, string>; contentType: string; body: Buffer }

@@ -3,10 +3,11 @@
  * and dials only addresses that it may: the check is on the address that is dialled, so no notation and no second DNS answer helps.
  */
 import dns from 'node:dns'
-import { isIP, type LookupFunction } from 'node:net'
+import { isIP, type LookupFunction, type Socket } from 'node:net'
 import { Agent, buildConnector, type Dispatcher } from 'undici'
 import { after, monotonicMs } from '../base/index.ts'
 import { type FailureCode, type Outcome, subscriptionLimits } from '../model/index.ts'
+import { forbiddenAddress, forbiddenAddressCode, guardedLookup } from './address.ts'
 
 /** `timeoutMs`: from now to the head of the answer. Header names in lower case, values Latin-1. */
 export type SendRequest = {
@@ -28,6 +29,7 @@ export type SendResult = {
 export type Sender = {
   /** Never throws: what went wrong is the outcome. */
   send(request: SendRequest): Promise<SendResult>
+  /** Breaks off what is under way. */
   close(): Promise<void>
 }
 
@@ -40,18 +42,26 @@ export type SenderOptions = {
 
 /** Below what servers commonly keep (Node's 5 s): a connection that is just being closed loses the request. */
 const keepAliveMs = 4_000
+/** Off what a server says that it keeps (`Keep-Alive: timeout=5`), for the way there. */
+const keepAliveMarginMs = 1_000
 const headBytes = 32 * 1024
 /** For the body of an answer; the status already counts. */
 const bodyMs = 2_000
+/** For each address of a name but the last. Node's 250 ms gives up on endpoints that are merely far away. */
+const oneAddressMs = 1_000
 
+/** An origin's pool goes with its last connection (undici 7.30), so that endpoints that come and go leave nothing behind. */
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
   const agent = new Agent({
     // Unlimited for an origin: how many are under way is each subscription's own matter.
+    connections: null,
     pipelining: 1,
+    // The attempt's own deadline is exact; undici's timers are not.
     headersTimeout: 0,
     bodyTimeout: 0,
     keepAliveTimeout: keepAliveMs,
     keepAliveMaxTimeout: keepAliveMs,
+    keepAliveTimeoutThreshold: keepAliveMarginMs,
     maxHeaderSize: headBytes,
     connect: guardedConnector(allow, lookup),
   })
@@ -63,49 +73,54 @@ export function createSender({ allow, lookup = dns.lookup as LookupFunction }: S
 
 /** Names are resolved to allowed addresses only; addresses are checked as they are. */
 function guardedConnector(allow: (address: string) => boolean, lookup: LookupFunction): buildConnector.connector {
-  const guarded: LookupFunction = (host, options, callback) =>
-    lookup(host, { ...options, all: true }, (error, found) => {
-      if (error) return callback(error, '', 0)
-      const all = Array.isArray(found) ? found : [{ address: found, family: isIP(found) }]
-      const good = all.filter((each) => allow(each.address))
-      const [first] = good
-      if (!first) return callback(refusedAddress(), '', 0)
-      if (options.all) return callback(null, good)
-      callback(null, first.address, first.family)
-    })
-  const dial = buildConnector({ timeout: subscriptionLimits.connectTimeoutMs, lookup: guarded })
+  const dial = buildConnector({
+    timeout: subscriptionLimits.connectTimeoutMs,
+    lookup: guardedLookup(allow, lookup),
+    autoSelectFamilyAttemptTimeout: oneAddressMs,
+  })
   return (options, callback) => {
     const host = options.hostname.replace(/^\[|\]$/g, '')
-    if (isIP(host) !== 0 && !allow(host)) callback(refusedAddress(), null)
-    else dial(options, callback)
+    if (isIP(host) !== 0 && !allow(host)) return queueMicrotask(() => callback(forbiddenAddress(), null))
+    dial(options, (...result) => {
+      if (result[1]) skipContinue(result[1])
+      callback(...result)
+    })
   }
 }
 
-const forbidden = 'ERR_FORBIDDEN_ADDRESS'
-const refusedAddress = (): NodeJS.ErrnoException =>
-  Object.assign(new Error('not a public address'), { code: forbidden })
+const unaskedContinue = Buffer.from('HTTP/1.1 100 ')
+
+/**
+ * A client must skip a 100 that it did not ask for (RFC 9110, 15.2). undici skips every other 1xx and breaks the connection on that
+ * one, so it is shown as 102. The head has to begin a read, which it does: nothing else is on its way before it.
+ */
+function skipContinue(socket: Socket): void {
+  const read = socket.read.bind(socket)
+  socket.read = (size?: number) => {
+    const chunk: unknown = read(size)
+    if (Buffer.isBuffer(chunk) && chunk.subarray(0, unaskedContinue.length).equals(unaskedContinue))
+      chunk.write('102', unaskedContinue.length - 4)
+    return chunk
+  }
+}
 
 function attempt(agent: Agent, request: SendRequest, resolve: (result: SendResult) => void): void {
   const startMs = monotonicMs()
-  const chunks: Buffer[] = []
-  let kept = 0
-  let outcome: Outcome | undefined
-  let responseHeaders: Record<string, string> = {}
+  const answer = newAnswer()
   let controller: Dispatcher.DispatchController | undefined
   let done = false
-  let timer = after(request.timeoutMs, () => end(failure('timeout')))
+  let timer = after(request.timeoutMs, () => end(failure(controller ? 'timeout' : 'connect_timeout')))
   const broken = (): void => end(failure('aborted'))
   request.signal.addEventListener('abort', broken, { once: true })
 
-  /** The first outcome counts. Whatever is still open is cut: nothing more is wanted from there. */
-  function end(found: Outcome, whole = false): void {
+  /** The first to call it decides. Whatever is still open is cut: nothing more is wanted from there. */
+  function end(outcome: Outcome): void {
     if (done) return
     done = true
     timer.cancel()
     request.signal.removeEventListener('abort', broken)
-    if (!whole) controller?.abort(new Error('enough'))
-    const durationMs = monotonicMs() - startMs
-    resolve({ outcome: outcome ?? found, durationMs, responseHeaders, responseBody: Buffer.concat(chunks) })
+    controller?.abort(new Error('enough'))
+    resolve({ ...answer.result(outcome), durationMs: monotonicMs() - startMs })
   }
 
   const handler: Dispatcher.DispatchHandler = {
@@ -113,35 +128,70 @@ function attempt(agent: Agent, request: SendRequest, resolve: (result: SendResul
       controller = started
       if (done) started.abort(new Error('too late'))
     },
-    onResponseStart(_started, status, headers) {
+    onResponseStart(_controller, status, headers) {
       if (done || status < 200) return
-      responseHeaders = headersFrom(headers)
-      outcome = { kind: 'answer', status, retryAfter: responseHeaders['retry-after'] ?? null }
+      answer.begin(status, headers)
       timer.cancel()
       const leftMs = request.timeoutMs - (monotonicMs() - startMs)
       timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
     },
-    onResponseData(_started, chunk) {
-      if (done) return
-      const wanted = chunk.subarray(0, subscriptionLimits.responseBytes - kept)
-      // A copy: the chunk is a part of a larger buffer.
-      if (wanted.length > 0) chunks.push(Buffer.from(wanted))
-      kept += wanted.length
-      if (wanted.length < chunk.length) end(failure('reset'))
+    onResponseData(_controller, chunk) {
+      if (!done && !answer.keep(chunk)) end(failure('reset'))
     },
-    onResponseEnd: () => end(failure('malformed'), true),
-    onResponseError: (_started, error) => end(failureFrom(error), true),
+    // Nothing is left to be cut.
+    onResponseEnd() {
+      controller = undefined
+      end(failure('malformed'))
+    },
+    onResponseError(_controller, error) {
+      controller = undefined
+      end(failureFrom(error))
+    },
   }
-  if (request.signal.aborted) {
-    broken()
-    return
-  }
+  if (request.signal.aborted) broken()
+  else dispatch(agent, request, handler, end)
+}
+
+function dispatch(
+  agent: Agent,
+  { url, headers, body }: SendRequest,
+  handler: Dispatcher.DispatchHandler,
+  end: (outcome: Outcome) => void,
+): void {
   try {
-    const { origin, pathname, search } = new URL(request.url)
-    const { headers, body } = request
+    const { origin, pathname, search } = new URL(url)
     agent.dispatch({ origin, path: pathname + search, method: 'POST', headers, body }, handler)
   } catch (error) {
     end(failureFrom(error))
+  }
+}
+
+type Answer = {
+  begin(status: number, headers: Record<string, string | string[] | undefined>): void
+  /** false: there is more than is kept. */
+  keep(chunk: Buffer): boolean
+  /** `otherwise`: when no head came. */
+  result(otherwise: Outcome): Omit<SendResult, 'durationMs'>
+}
+
+function newAnswer(): Answer {
+  let outcome: Outcome | undefined
+  let responseHeaders: Record<string, string> = {}
+  const chunks: Buffer[] = []
+  let leftBytes: number = subscriptionLimits.responseBytes
+  return {
+    begin(status, headers) {
+      responseHeaders = headersFrom(headers)
+      outcome = { kind: 'answer', status, retryAfter: responseHeaders['retry-after'] ?? null }
+    },
+    keep(chunk) {
+      const wanted = chunk.subarray(0, leftBytes)
+      // A copy: the chunk is a part of a larger buffer.
+      if (wanted.length > 0) chunks.push(Buffer.from(wanted))
+      leftBytes -= wanted.length
+      return wanted.length === chunk.length
+    },
+    result: (otherwise) => ({ outcome: outcome ?? otherwise, responseHeaders, responseBody: Buffer.concat(chunks) }),
   }
 }
 
@@ -158,22 +208,29 @@ const textOf = (value: string): string => value.replaceAll('\0', '')
 const failure = (code: FailureCode, detail = ''): Outcome => ({ kind: 'failure', code, detail })
 
 const codes: Record<string, FailureCode> = {
-  [forbidden]: 'forbidden_address',
+  [forbiddenAddressCode]: 'forbidden_address',
   UND_ERR_CONNECT_TIMEOUT: 'connect_timeout',
   ETIMEDOUT: 'connect_timeout',
   UND_ERR_HEADERS_TIMEOUT: 'timeout',
   UND_ERR_BODY_TIMEOUT: 'timeout',
   UND_ERR_HEADERS_OVERFLOW: 'malformed',
   UND_ERR_RES_CONTENT_LENGTH_MISMATCH: 'malformed',
+  UND_ERR_CLOSED: 'aborted',
+  UND_ERR_DESTROYED: 'aborted',
+  UND_ERR_ABORTED: 'aborted',
   ECONNREFUSED: 'refused',
   ECONNRESET: 'reset',
   EPIPE: 'reset',
   UND_ERR_SOCKET: 'reset',
+  UND_ERR_INFO: 'reset',
   ENOTFOUND: 'dns',
   EPROTO: 'tls',
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'tls',
   HOSTNAME_MISMATCH: 'tls',
+  INVALID_CA: 'tls',
+  INVALID_PURPOSE: 'tls',
+  PATH_LENGTH_EXCEEDED: 'tls',
 }
+const tlsCode = /^(?:ERR_TLS|ERR_SSL|ERR_OSSL|CERT_|CRL_|ERROR_IN_C|DEPTH_ZERO_|SELF_SIGNED|UNABLE_TO_)/
 
 /** By the code alone; of several addresses that were tried, by the first's. */
 function failureFrom(error: unknown): Outcome {
@@ -183,6 +240,5 @@ function failureFrom(error: unknown): Outcome {
   if (known) return failure(known, known === 'forbidden_address' ? '' : code)
   if (code.startsWith('HPE_')) return failure('malformed', code)
   if (code.startsWith('EAI_')) return failure('dns', code)
-  if (/^(?:ERR_TLS|ERR_SSL|CERT_|SELF_SIGNED|UNABLE_TO_|ERR_OSSL)/.test(code)) return failure('tls', code)
-  return failure('network', code)
+  return failure(tlsCode.test(code) ? 'tls' : 'network', code)
 }

@@ -9,7 +9,10 @@ export type CopyItem = { queueId: number; handMs: number; handFence: number }
 
 export type PublishItem = {
   topicId: number
-  /** Of the topic, its bindings and subscriptions when this was routed. */
+  /**
+   * Of the topic, its bindings and subscriptions when this was routed. 0: it was routed by what was there after the caller had
+   * asked, so a change since then may be taken to have come later.
+   */
   version: number
   routingKey: string
   lane: number
@@ -63,7 +66,7 @@ t as materialized (
   select array_agg(coalesce(k.id, 0) order by o.slot) as id, array_agg(coalesce(k.dedup_window_ms, 0) order by o.slot) as dedup_window,
     array_agg(coalesce(k.retention_ms, 0) order by o.slot) as retention
   from unnest($1::int[], $2::bigint[]) with ordinality o(id, version, slot)
-  left join lateral (select * from postern.topics k where k.id = o.id and k.version = o.version limit 1) k on true),
+  left join lateral (select * from postern.topics k where k.id = o.id and o.version in (k.version, 0) limit 1) k on true),
 p as materialized (
   select i.*, nextval('postern.message_position') as id, t.id[i.topic] as topic_id, t.retention[i.topic] as retention_ms,
     t.id[i.topic] > 0 and ($30::boolean or not exists (
@@ -113,7 +116,7 @@ l as (
   select now() + hand_ms * interval '1 ms', $24::bigint, queue_id, lane, array_agg(position) from c where handed group by queue_id, lane, hand_ms),
 s as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, log_id, body)
-  select due_at, queue_id, lane, position, id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
+  select due_at, queue_id, lane, nextval('postern.message_position'), id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
     case when by_reference then id end, case when not by_reference then substring($14::bytea from body_from for body_bytes) end
   from c where due_at > now())
 select (select array_agg(first_id order by ord) from w)::text as ids,
