@@ -2,20 +2,21 @@
 import type { LeasedRow, Probe } from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
 import type { Taken, Waiter } from './lines.ts'
-import type { Marks } from './marks.ts'
+import type { Flight, Marks } from './marks.ts'
 import type { Receiver } from './receive.ts'
 
 /** One message on its way into one queue. `immediate`: as far as is known here, it becomes ready at once. */
 export type Handable = { queueId: number; lane: number; immediate: boolean; handMs: number; handFence: number }
 
 /** A receiver that is busy until `finish`, and what is meant for it. */
-export type Hand<T> = { waiter: Waiter; items: T[] }
+type Hand<T> = { waiter: Waiter; items: T[] }
+export type Hands<T> = { hands: Hand<T>[]; flights: Flight[]; probes: Probe[] }
 
 export type HandOver = {
   /** Reserves parked receivers for messages without delay, in the order of both, and says so in `handMs` and `handFence`. */
-  reserve<T extends Handable>(items: readonly T[]): { hands: Hand<T>[]; probes: Probe[] }
-  /** `rowOf` answers what was really handed; nothing sends the receiver back to its place. */
-  finish<T>(hands: readonly Hand<T>[], token: number, rowOf: (item: T) => LeasedRow | null): void
+  reserve<T extends Handable>(items: readonly T[]): Hands<T>
+  /** `rowOf` answers what was really handed; nothing sends the receiver back to its place. Before others are told of the rest. */
+  finish<T>(hands: Hands<T>, token: number, rowOf: (item: T) => LeasedRow | null): void
 }
 
 export function createHandOver(receiver: Receiver, marks: Marks, cluster: Cluster): HandOver {
@@ -45,20 +46,27 @@ export function createHandOver(receiver: Receiver, marks: Marks, cluster: Cluste
           hands.push({ waiter, items: mine })
         }
       }
-      const probes = [...lanes].flatMap(([queueId, lane]) =>
-        marks.ahead(queueId, lane, cluster.hasPeers()).map((found) => ({ queueId, ...found })),
-      )
-      return { hands, probes }
+      const flights = [...lanes].map(([queueId, lane]) => marks.hand(queueId, lane, cluster.hasPeers()))
+      const probes = flights.flatMap(({ queueId, lanes }) => lanes.map((found) => ({ queueId, ...found })))
+      return { hands, flights, probes }
     },
-    finish(hands, token, rowOf) {
-      for (const { waiter, items } of hands) {
-        const taken: Taken[] = []
-        for (const item of items) {
+    finish({ hands, flights }, token, rowOf) {
+      const all: { waiter: Waiter; taken: Taken[] }[] = hands.map(({ waiter, items }) => ({
+        waiter,
+        taken: items.flatMap((item) => {
           const row = rowOf(item)
-          if (row) taken.push({ row, token })
-        }
-        receiver.handed(waiter, taken)
+          return row ? [{ row, token }] : []
+        }),
+      }))
+      for (const flight of flights) {
+        const rows = all
+          .flatMap(({ taken }) => taken.map(({ row }) => row))
+          .filter((row) => row.queue_id === flight.queueId)
+        // What was handed shows that nothing lay before it.
+        if (rows.length > 0) marks.landed(flight, rows, true)
+        else marks.dropped(flight)
       }
+      for (const { waiter, taken } of all) receiver.handed(waiter, taken)
     },
   }
 }

@@ -15,7 +15,7 @@ export const beginning = -Number.MAX_SAFE_INTEGER
 type LaneMark = { mark: number /** Nothing is ready after the mark either. */; idle: boolean }
 type QueueMarks = { lanes: LaneMark[]; flights: Set<Flight>; sweptAtMs: number; sweepMs: number }
 
-/** One queue's part of one lease statement under way. */
+/** One queue's part of one statement under way that leases or hands over. */
 export type Flight = {
   queueId: number
   lanes: { lane: Lane; mark: number }[]
@@ -33,8 +33,13 @@ export type Marks = {
   failed(flight: Flight): void
   /** A commit has made messages ready, the lowest at `position`. */
   lower(queueId: number, lane: Lane, position: number): void
-  /** Lanes before and including this one in which something may be ready. */
-  ahead(queueId: number, lane: Lane, all: boolean): { lane: Lane; mark: number }[]
+  /**
+   * A hand-over into this lane: the lanes up to it in which something may be ready, each with its mark, so that the statement can make
+   * sure that nothing is. It `landed` when it was handed, and is `dropped` otherwise.
+   */
+  hand(queueId: number, lane: Lane, all: boolean): Flight
+  /** Nothing was learnt. */
+  dropped(flight: Flight): void
   sweepDue(queueId: number): boolean
   /** What was announced may have been missed: begin anew. */
   reset(): void
@@ -62,9 +67,13 @@ export function createMarks(sweepEveryMs: () => number): Marks {
     const marks = marksOf(queueId)
     const sweep = due(marks)
     const lanes = sweep ? allLanes.map((lane) => ({ lane, mark: beginning })) : select(marks, laneCount - 1, all)
-    const caps = Array.from({ length: laneCount }, () => Number.POSITIVE_INFINITY)
-    const flight: Flight = { queueId, lanes, caps, sweepSentMs: sweep ? monotonicMs() : null }
     if (sweep) marks.sweptAtMs = monotonicMs()
+    return takeOff(queueId, marks, lanes, sweep ? monotonicMs() : null)
+  }
+
+  function takeOff(queueId: number, marks: QueueMarks, lanes: Flight['lanes'], sweepSentMs: number | null): Flight {
+    const caps = Array.from({ length: laneCount }, () => Number.POSITIVE_INFINITY)
+    const flight: Flight = { queueId, lanes, caps, sweepSentMs }
     marks.flights.add(flight)
     return flight
   }
@@ -119,7 +128,11 @@ export function createMarks(sweepEveryMs: () => number): Marks {
       // A queue that has never been looked at is looked at from the beginning.
       if (marks) lowerLane(marks, lane, position - 1)
     },
-    ahead: (queueId, lane, all) => select(marksOf(queueId), lane, all),
+    hand(queueId, lane, all) {
+      const marks = marksOf(queueId)
+      return takeOff(queueId, marks, select(marks, lane, all), null)
+    },
+    dropped: (flight) => void queues.get(flight.queueId)?.flights.delete(flight),
     sweepDue: (queueId) => due(marksOf(queueId)),
     reset: () => queues.clear(),
     forget: (queueId) => void queues.delete(queueId),

@@ -34,11 +34,11 @@ export function createPublisher({ db, topics, handOver, gateway, appended, sched
 
   async function run(items: readonly Item[]) {
     const copies = items.flatMap((item) => item.copies)
-    const { hands, probes } = handOver.reserve(copies)
+    const hands = handOver.reserve(copies)
     const token = randomToken()
     let answer: PublishAnswer
     try {
-      answer = await store.publish(db, items, probes, token, gateway)
+      answer = await store.publish(db, items, hands.probes, token, gateway)
     } catch (error) {
       handOver.finish(hands, token, () => null)
       throw error

@@ -75,11 +75,11 @@ export function createWriter(options: Options): Writer {
   }
 
   async function storeUnbounded(items: Item[]): Promise<SendAnswer> {
-    const { hands, probes } = handOver.reserve(items)
+    const hands = handOver.reserve(items)
     const token = randomToken()
     let answer: SendAnswer
     try {
-      answer = await store.send(db, items, probes, token, gateway)
+      answer = await store.send(db, items, hands.probes, token, gateway)
     } catch (error) {
       handOver.finish(hands, token, () => null)
       throw error

@@ -3,11 +3,12 @@
  * and dials only addresses that it may: the check is on the address that is dialled, so no notation and no second DNS answer helps.
  */
 import dns from 'node:dns'
-import { isIP, type LookupFunction, type Socket } from 'node:net'
-import { Agent, buildConnector, type Dispatcher } from 'undici'
+import type { LookupFunction } from 'node:net'
+import { errors } from 'undici'
 import { after, monotonicMs } from '../base/index.ts'
 import { type FailureCode, type Outcome, subscriptionLimits } from '../model/index.ts'
-import { forbiddenAddress, forbiddenAddressCode, guardedLookup } from './address.ts'
+import { forbiddenAddressCode } from './address.ts'
+import { type Connections, createConnections } from './connections.ts'
 
 /** `timeoutMs`: from now to the head of the answer. Header names in lower case, values Latin-1. */
 export type SendRequest = {
@@ -40,127 +41,67 @@ export type SenderOptions = {
   lookup?: LookupFunction
 }
 
-/** Below what servers commonly keep (Node's 5 s): a connection that is just being closed loses the request. */
-const keepAliveMs = 4_000
-/** Off what a server says that it keeps (`Keep-Alive: timeout=5`), for the way there. */
-const keepAliveMarginMs = 1_000
-const headBytes = 32 * 1024
 /** For the body of an answer; the status already counts. */
 const bodyMs = 2_000
-/** For each address of a name but the last. Node's 250 ms gives up on endpoints that are merely far away. */
-const oneAddressMs = 1_000
-
-/** An origin's pool goes with its last connection (undici 7.30), so that endpoints that come and go leave nothing behind. */
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
-  const agent = new Agent({
-    // Unlimited for an origin: how many are under way is each subscription's own matter.
-    connections: null,
-    pipelining: 1,
-    // The attempt's own deadline is exact; undici's timers are not.
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    keepAliveTimeout: keepAliveMs,
-    keepAliveMaxTimeout: keepAliveMs,
-    keepAliveTimeoutThreshold: keepAliveMarginMs,
-    maxHeaderSize: headBytes,
-    connect: guardedConnector(allow, lookup),
-  })
+  const connections = createConnections(allow, lookup)
   return {
-    send: (request) => new Promise((resolve) => attempt(agent, request, resolve)),
-    close: () => agent.destroy(),
+    send: (request) => new Promise((resolve) => attempt(connections, request, resolve)),
+    close: () => connections.close(),
   }
 }
 
-/** Names are resolved to allowed addresses only; addresses are checked as they are. */
-function guardedConnector(allow: (address: string) => boolean, lookup: LookupFunction): buildConnector.connector {
-  const dial = buildConnector({
-    timeout: subscriptionLimits.connectTimeoutMs,
-    lookup: guardedLookup(allow, lookup),
-    autoSelectFamilyAttemptTimeout: oneAddressMs,
-  })
-  return (options, callback) => {
-    const host = options.hostname.replace(/^\[|\]$/g, '')
-    if (isIP(host) !== 0 && !allow(host)) return queueMicrotask(() => callback(forbiddenAddress(), null))
-    dial(options, (...result) => {
-      if (result[1]) skipContinue(result[1])
-      callback(...result)
-    })
-  }
-}
-
-const unaskedContinue = Buffer.from('HTTP/1.1 100 ')
-
-/**
- * A client must skip a 100 that it did not ask for (RFC 9110, 15.2). undici skips every other 1xx and breaks the connection on that
- * one, so it is shown as 102. The head has to begin a read, which it does: nothing else is on its way before it.
- */
-function skipContinue(socket: Socket): void {
-  const read = socket.read.bind(socket)
-  socket.read = (size?: number) => {
-    const chunk: unknown = read(size)
-    if (Buffer.isBuffer(chunk) && chunk.subarray(0, unaskedContinue.length).equals(unaskedContinue))
-      chunk.write('102', unaskedContinue.length - 4)
-    return chunk
-  }
-}
-
-function attempt(agent: Agent, request: SendRequest, resolve: (result: SendResult) => void): void {
+function attempt(connections: Connections, request: SendRequest, resolve: (result: SendResult) => void): void {
   const startMs = monotonicMs()
   const answer = newAnswer()
-  let controller: Dispatcher.DispatchController | undefined
+  let cut: (() => void) | undefined
+  let isSent = false
   let done = false
-  let timer = after(request.timeoutMs, () => end(failure(controller ? 'timeout' : 'connect_timeout')))
+  let timer = after(request.timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
   const broken = (): void => end(failure('aborted'))
   request.signal.addEventListener('abort', broken, { once: true })
 
-  /** The first to call it decides. Whatever is still open is cut: nothing more is wanted from there. */
-  function end(outcome: Outcome): void {
+  /** The first to call it decides. What is still open is cut: nothing more is wanted from there. */
+  function end(outcome: Outcome, giveBack?: () => void): void {
     if (done) return
     done = true
     timer.cancel()
     request.signal.removeEventListener('abort', broken)
-    controller?.abort(new Error('enough'))
+    if (giveBack) giveBack()
+    else cut?.()
     resolve({ ...answer.result(outcome), durationMs: monotonicMs() - startMs })
   }
 
-  const handler: Dispatcher.DispatchHandler = {
-    onRequestStart(started) {
-      controller = started
-      if (done) started.abort(new Error('too late'))
-    },
-    onResponseStart(_controller, status, headers) {
-      if (done || status < 200) return
-      answer.begin(status, headers)
-      timer.cancel()
-      const leftMs = request.timeoutMs - (monotonicMs() - startMs)
-      timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
-    },
-    onResponseData(_controller, chunk) {
-      if (!done && !answer.keep(chunk)) end(failure('reset'))
-    },
-    // Nothing is left to be cut.
-    onResponseEnd() {
-      controller = undefined
-      end(failure('malformed'))
-    },
-    onResponseError(_controller, error) {
-      controller = undefined
-      end(failureFrom(error))
-    },
+  function start(): void {
+    const { origin, pathname, search } = new URL(request.url)
+    const client = connections.take(origin)
+    cut = () => connections.cut(client)
+    const { headers, body } = request
+    client.dispatch(
+      { path: pathname + search, method: 'POST', headers, body },
+      {
+        onRequestStart() {
+          isSent = true
+        },
+        onResponseStart(_controller, status, found) {
+          if (done || status < 200) return
+          answer.begin(status, found)
+          timer.cancel()
+          const leftMs = request.timeoutMs - (monotonicMs() - startMs)
+          timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
+        },
+        onResponseData(_controller, chunk) {
+          if (!done && !answer.keep(chunk)) end(failure('reset'))
+        },
+        onResponseEnd: () => end(failure('malformed'), () => connections.giveBack(origin, client)),
+        onResponseError: (_controller, error) => end(failureFrom(error)),
+      },
+    )
   }
-  if (request.signal.aborted) broken()
-  else dispatch(agent, request, handler, end)
-}
 
-function dispatch(
-  agent: Agent,
-  { url, headers, body }: SendRequest,
-  handler: Dispatcher.DispatchHandler,
-  end: (outcome: Outcome) => void,
-): void {
+  if (request.signal.aborted) return broken()
   try {
-    const { origin, pathname, search } = new URL(url)
-    agent.dispatch({ origin, path: pathname + search, method: 'POST', headers, body }, handler)
+    start()
   } catch (error) {
     end(failureFrom(error))
   }
@@ -238,7 +179,7 @@ function failureFrom(error: unknown): Outcome {
   const code = first instanceof Error && 'code' in first && typeof first.code === 'string' ? first.code : ''
   const known = codes[code]
   if (known) return failure(known, known === 'forbidden_address' ? '' : code)
-  if (code.startsWith('HPE_')) return failure('malformed', code)
+  if (error instanceof errors.HTTPParserError) return failure('malformed', code)
   if (code.startsWith('EAI_')) return failure('dns', code)
   return failure(tlsCode.test(code) ? 'tls' : 'network', code)
 }
