@@ -3,10 +3,13 @@ import { Command, CommanderError } from 'commander'
 import { CliError } from './cli/client.ts'
 import { createContext } from './cli/context.ts'
 import { keysCommand } from './cli/keys.ts'
+import { listenCommand } from './cli/listen.ts'
 import { queuesCommand, statsCommand } from './cli/queues.ts'
 import { receiveCommand, settleCommands } from './cli/receive.ts'
 import { sendCommand } from './cli/send.ts'
+import { subscriptionsCommand } from './cli/subscriptions.ts'
 import { systemCommands } from './cli/system.ts'
+import { topicsCommand } from './cli/topics.ts'
 import { ConfigError, processEnv } from './config.ts'
 import { version } from './version.ts'
 
@@ -30,6 +33,9 @@ function createProgram(environment: Record<string, string | undefined>): Command
   settleCommands(program, context)
   queuesCommand(program, context)
   statsCommand(program, context)
+  topicsCommand(program, context)
+  subscriptionsCommand(program, context)
+  listenCommand(program, context)
   keysCommand(program, context)
   return program
 }

@@ -97,7 +97,7 @@ export function createAdmin({
     { limit, cursor }: { limit: number; cursor: string | null },
   ) {
     const queue = await queues.fresh(name)
-    const from = decodeCursor<{ first: number; second: number }>(cursor) ?? store.browseStart
+    const from = browseFrom(cursor, state)
     const rows = await store.browse(db, queue.id, state, from, limit + 1, messageLimits.answerBytes)
     const page = rows.slice(0, limit)
     // A page may also be short because of its bodies: only an empty next one is the end.
@@ -177,8 +177,9 @@ export function createAdmin({
     },
     createKey: access.create,
     async listKeys({ limit, cursor }) {
-      const from = decodeCursor<{ at: number; id: string }>(cursor) ?? { at: 0, id: '' }
-      const keys = await store.listKeys(db, { createdAt: new Date(from.at), id: from.id }, limit + 1)
+      const from = decodeCursor(cursor, { at: 0, id: '' })
+      const createdAt = new Date(Math.min(Math.max(0, from.at), 1e14))
+      const keys = await store.listKeys(db, { createdAt, id: from.id }, limit + 1)
       const last = keys.length > limit ? keys[limit - 1] : undefined
       return {
         data: keys.slice(0, limit),
@@ -192,6 +193,14 @@ export function createAdmin({
     },
     problems: () => store.problems(db).catch(() => ['The database does not answer.']),
   }
+}
+
+/** A made-up cursor must not leave the range of the columns it is compared with. */
+function browseFrom(cursor: string | null, state: StoredMessage['state']): { first: number; second: number } {
+  const { first, second } = decodeCursor(cursor, store.browseStart)
+  const most = state === 'delayed' ? 1e11 : state === 'dead' ? Number.MAX_SAFE_INTEGER : 32_767
+  const within = Math.max(-1, Math.min(most, first))
+  return { first: state === 'delayed' ? within : Math.trunc(within), second: Math.trunc(second) }
 }
 
 const isBacklog = (name: string): BrokerError =>

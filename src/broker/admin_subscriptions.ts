@@ -14,7 +14,7 @@ import {
 import type { Appended, AttemptRow, Database, LoggedRow, StoredSubscription } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Counter } from './admin.ts'
-import { decodeCursor, encodeCursor } from './cursor.ts'
+import { encodeCursor, wholeCursor } from './cursor.ts'
 import { noTopic } from './topics.ts'
 import type { ReplayRange, SubscriptionAdmin, SubscriptionWithCounts } from './types.ts'
 
@@ -101,13 +101,13 @@ export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
     getSubscription: async (id) => one(await stored(id)),
     async listSubscriptions({ limit, cursor, queue, topic, may }) {
       const shown: StoredSubscription[] = []
-      let after = Number(decodeCursor<number>(cursor) ?? 0)
+      let after = wholeCursor(cursor, 0)
       for (;;) {
         const some = await store.listSubscriptions(db, { queue, topic }, after, limit + 1)
         for (const each of some) {
           if (!may(each)) continue
           if (shown.length === limit)
-            return { data: await withCounts(shown), nextCursor: encodeCursor(shown.at(-1)?.number) }
+            return { data: await withCounts(shown), nextCursor: encodeCursor({ after: shown.at(-1)?.number }) }
           shown.push(each)
         }
         after = some.at(-1)?.number ?? after
@@ -147,10 +147,10 @@ export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
     replay,
     async listAttempts(id, { outcome, limit, cursor }) {
       const { number } = await stored(id)
-      const before = Number(decodeCursor<number>(cursor) ?? Number.MAX_SAFE_INTEGER)
+      const before = wholeCursor(cursor, Number.MAX_SAFE_INTEGER)
       const rows = await store.listAttempts(db, number, outcome && outcome === 'succeeded', before, limit + 1)
       const last = rows.length > limit ? rows[limit - 1] : undefined
-      return { data: rows.slice(0, limit).map(attemptFrom), nextCursor: last ? encodeCursor(last.id) : null }
+      return { data: rows.slice(0, limit).map(attemptFrom), nextCursor: last ? encodeCursor({ after: last.id }) : null }
     },
   }
 }

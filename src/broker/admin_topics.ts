@@ -2,7 +2,7 @@
 import { BrokerError, defaultTopic, invalid, type Topic, topicLimits } from '../model/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { decodeCursor, encodeCursor, pageByName } from './cursor.ts'
+import { encodeCursor, pageByName, textCursor } from './cursor.ts'
 import { noTopic, type Topics } from './topics.ts'
 import type { TopicAdmin, TopicWithCounts } from './types.ts'
 
@@ -67,10 +67,9 @@ export function createTopicAdmin({ db, topics, queueDeleted }: Options): TopicAd
     },
     async listBindings(topic, { limit, cursor }) {
       await fresh(topic)
-      const afterName = decodeCursor<string>(cursor) ?? ''
-      const found = await store.listBindings(db, topic, { name: null, afterName: String(afterName), limit: limit + 1 })
+      const found = await store.listBindings(db, topic, { name: null, afterName: textCursor(cursor), limit: limit + 1 })
       const last = found.length > limit ? found[limit - 1] : undefined
-      return { data: found.slice(0, limit), nextCursor: last ? encodeCursor(last.name) : null }
+      return { data: found.slice(0, limit), nextCursor: last ? encodeCursor({ after: last.name }) : null }
     },
     async deleteBinding(topic, name) {
       if (await store.deleteBinding(db, topic, name)) return

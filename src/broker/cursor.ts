@@ -4,13 +4,31 @@ import type { Page, PageOptions } from './types.ts'
 
 export const encodeCursor = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url')
 
-/** Throws invalid_value for what is no cursor of ours. */
-export function decodeCursor<T>(cursor: string | null): T | null {
-  if (cursor === null) return null
+/** The fields of a cursor, in the shape of `like`: numbers, and texts that Postgres takes. Throws invalid_value for what is not ours. */
+export function decodeCursor<T extends Record<string, number | string>>(cursor: string | null, like: T): T {
+  if (cursor === null) return like
+  const value = parsed(cursor)
+  const fits = Object.entries(like).every(([name, example]) => {
+    const part = value[name]
+    if (typeof example === 'number') return typeof part === 'number' && Math.abs(part) <= Number.MAX_SAFE_INTEGER
+    return typeof part === 'string' && !part.includes('\0')
+  })
+  if (!fits || Object.keys(value).length !== Object.keys(like).length) throw notOurs()
+  return value as T
+}
+
+/** A cursor that is one text, or one whole number. */
+export const textCursor = (cursor: string | null): string => decodeCursor(cursor, { after: '' }).after
+export function wholeCursor(cursor: string | null, first: number): number {
+  const { after } = decodeCursor(cursor, { after: first })
+  if (!Number.isSafeInteger(after)) throw notOurs()
+  return after
+}
+
+function parsed(cursor: string): Record<string, unknown> {
   try {
     const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString())
-    const parts = typeof value === 'object' && value !== null ? Object.values(value) : [value]
-    if (parts.every((part) => typeof part === 'number' || typeof part === 'string')) return value as T
+    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
   } catch {}
   throw notOurs()
 }
@@ -24,9 +42,7 @@ export async function pageByName<T extends { name: string }>(
   may: (name: string) => boolean,
 ): Promise<Page<T>> {
   const shown: T[] = []
-  const from = decodeCursor<unknown>(cursor) ?? ''
-  if (typeof from !== 'string') throw notOurs()
-  let after = from
+  let after = textCursor(cursor)
   let more = true
   while (more && shown.length < limit) {
     const some = await read(after, limit + 1)
@@ -40,5 +56,5 @@ export async function pageByName<T extends { name: string }>(
       if (may(item.name)) shown.push(item)
     }
   }
-  return { data: shown, nextCursor: more ? encodeCursor(after) : null }
+  return { data: shown, nextCursor: more ? encodeCursor({ after }) : null }
 }

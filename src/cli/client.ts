@@ -61,12 +61,31 @@ export function createClient(url: string, key: string | undefined): Client {
 
 export const queuePath = (queue: string, rest = ''): string => `/v1/queues/${encodeURIComponent(queue)}${rest}`
 
+export const topicPath = (topic: string, rest = ''): string => `/v1/topics/${encodeURIComponent(topic)}${rest}`
+
+export const bindingPath = (topic: string, binding: string): string =>
+  topicPath(topic, `/bindings/${encodeURIComponent(binding)}`)
+
+export const subscriptionPath = (id: string, rest = ''): string => `/v1/subscriptions/${encodeURIComponent(id)}${rest}`
+
+/** A body of JSON. */
+export const jsonBody = (value: unknown): { body: string; type: string } => ({
+  body: JSON.stringify(value),
+  type: 'application/json',
+})
+
 /** Every item of a list, page by page. */
-export async function everyPage<T>(client: Client, path: string): Promise<T[]> {
+export async function everyPage<T>(
+  client: Client,
+  path: string,
+  query: Record<string, string | undefined> = {},
+): Promise<T[]> {
   const found: T[] = []
   let cursor: string | undefined
   do {
-    const page: { data: T[]; next_cursor: string | null } = await client.json('GET', path, { query: { cursor } })
+    const page: { data: T[]; next_cursor: string | null } = await client.json('GET', path, {
+      query: { ...query, cursor },
+    })
     found.push(...page.data)
     cursor = page.next_cursor ?? undefined
   } while (cursor)

@@ -36,6 +36,15 @@ export function table(heads: readonly string[], rows: readonly (readonly unknown
     .join('\n')
 }
 
+/** A line for each field of what was found; what is nested is JSON. */
+export function fieldTable(found: Readonly<Record<string, unknown>>): string {
+  const cell = (value: unknown) => (typeof value === 'object' && value !== null ? JSON.stringify(value) : value)
+  return table(
+    ['SETTING', 'VALUE'],
+    Object.entries(found).map(([name, value]) => [name, cell(value)]),
+  )
+}
+
 /** One line that is written over, on a terminal only. */
 export function progress(): { show(text: string): void; end(): void } {
   const live = process.stderr.isTTY === true

@@ -17,7 +17,7 @@ export function keyMatches(pattern: string, key: string): boolean {
     if (wanted[p] === '#') {
       hash = p++
       mark = w
-    } else if (p < wanted.length && (wanted[p] === '*' || wanted[p] === words[w])) {
+    } else if (wanted[p] === '*' || wanted[p] === words[w]) {
       p++
       w++
     } else if (hash >= 0) {

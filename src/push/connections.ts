@@ -28,38 +28,40 @@ const headBytes = 32 * 1024
 /** For each address of a name but the last. Node's 250 ms gives up on endpoints that are merely far away. */
 const oneAddressMs = 1_000
 
+const clientOptions: Client.Options = {
+  pipelining: 1,
+  // The attempt's own deadline is exact; undici's timers are not.
+  headersTimeout: 0,
+  bodyTimeout: 0,
+  keepAliveTimeout: keepAliveMs,
+  keepAliveMaxTimeout: keepAliveMs,
+  keepAliveTimeoutThreshold: keepAliveMarginMs,
+  maxHeaderSize: headBytes,
+}
+
 export function createConnections(allow: (address: string) => boolean, lookup: LookupFunction): Connections {
   const all = new Set<Client>()
-  const idle = new Map<string, Set<Client>>()
+  const idle = new Map<string, Client[]>()
   const connect = guardedConnector(allow, lookup)
   let closed = false
 
   function dialled(origin: string): Client {
-    const client = new Client(origin, {
-      connect,
-      pipelining: 1,
-      // The attempt's own deadline is exact; undici's timers are not.
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      keepAliveTimeout: keepAliveMs,
-      keepAliveMaxTimeout: keepAliveMs,
-      keepAliveTimeoutThreshold: keepAliveMarginMs,
-      maxHeaderSize: headBytes,
-    })
+    const client = new Client(origin, { ...clientOptions, connect })
     all.add(client)
-    // With a request that is not yet sent it dials again by itself.
+    // One with a request that is not yet sent dials again by itself.
     client.on('disconnect', () => {
       if (leave(origin, client)) cut(client)
     })
     return client
   }
 
-  /** Whether it was idle. */
-  function leave(origin: string, client: Client): boolean {
-    const clients = idle.get(origin)
-    if (!clients?.delete(client)) return false
-    if (clients.size === 0) idle.delete(origin)
-    return true
+  /** Whether it was idle. An origin with no idle one is forgotten: there may be many. */
+  function leave(origin: string, client: Client | undefined): boolean {
+    const clients = idle.get(origin) ?? []
+    const at = client ? clients.lastIndexOf(client) : -1
+    if (at >= 0) clients.splice(at, 1)
+    if (clients.length === 0) idle.delete(origin)
+    return at >= 0
   }
 
   function cut(client: Client): void {
@@ -71,15 +73,15 @@ export function createConnections(allow: (address: string) => boolean, lookup: L
     take(origin) {
       if (closed) throw new errors.ClientClosedError()
       // The one used last is the least likely to be closed by the other side.
-      const client = [...(idle.get(origin) ?? [])].at(-1)
-      if (client) leave(origin, client)
+      const client = idle.get(origin)?.at(-1)
+      leave(origin, client)
       return client ?? dialled(origin)
     },
     giveBack(origin, client) {
       if (closed) return cut(client)
       const clients = idle.get(origin)
-      if (clients) clients.add(client)
-      else idle.set(origin, new Set([client]))
+      if (clients) clients.push(client)
+      else idle.set(origin, [client])
     },
     cut,
     async close() {

@@ -3,12 +3,13 @@
  * and dials only addresses that it may: the check is on the address that is dialled, so no notation and no second DNS answer helps.
  */
 import dns from 'node:dns'
+import { setMaxListeners } from 'node:events'
 import type { LookupFunction } from 'node:net'
-import { errors } from 'undici'
+import { type Client, errors } from 'undici'
 import { after, monotonicMs } from '../base/index.ts'
 import { type FailureCode, type Outcome, subscriptionLimits } from '../model/index.ts'
 import { forbiddenAddressCode } from './address.ts'
-import { type Connections, createConnections } from './connections.ts'
+import { createConnections } from './connections.ts'
 
 /** `timeoutMs`: from now to the head of the answer. Header names in lower case, values Latin-1. */
 export type SendRequest = {
@@ -45,66 +46,70 @@ export type SenderOptions = {
 const bodyMs = 2_000
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
   const connections = createConnections(allow, lookup)
+
+  async function attempt(request: SendRequest): Promise<Answered> {
+    if (request.signal.aborted) return newAnswer().result(failure('aborted'))
+    const url = new URL(request.url)
+    const client = connections.take(url.origin)
+    const { whole, ...answered } = await exchange(client, url, request)
+    if (whole) connections.giveBack(url.origin, client)
+    else connections.cut(client)
+    return answered
+  }
+
   return {
-    send: (request) => new Promise((resolve) => attempt(connections, request, resolve)),
+    async send(request) {
+      const startMs = monotonicMs()
+      const answered = await attempt(request).catch((error: unknown) => newAnswer().result(failureFrom(error)))
+      return { ...answered, durationMs: monotonicMs() - startMs }
+    },
     close: () => connections.close(),
   }
 }
 
-function attempt(connections: Connections, request: SendRequest, resolve: (result: SendResult) => void): void {
+type Answered = Omit<SendResult, 'durationMs'>
+
+/** `whole`: the answer was read to its end, so the connection may serve again. */
+function exchange(client: Client, url: URL, request: SendRequest): Promise<Answered & { whole: boolean }> {
+  const { headers, body, timeoutMs, signal } = request
   const startMs = monotonicMs()
   const answer = newAnswer()
-  let cut: (() => void) | undefined
-  let isSent = false
-  let done = false
-  let timer = after(request.timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
-  const broken = (): void => end(failure('aborted'))
-  request.signal.addEventListener('abort', broken, { once: true })
+  return new Promise((resolve) => {
+    let isSent = false
+    let timer = after(timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
+    const broken = (): void => end(failure('aborted'))
+    // One signal serves all that is under way, which is often more than the ten that Node warns of.
+    setMaxListeners(0, signal)
+    signal.addEventListener('abort', broken, { once: true })
 
-  /** The first to call it decides. What is still open is cut: nothing more is wanted from there. */
-  function end(outcome: Outcome, giveBack?: () => void): void {
-    if (done) return
-    done = true
-    timer.cancel()
-    request.signal.removeEventListener('abort', broken)
-    if (giveBack) giveBack()
-    else cut?.()
-    resolve({ ...answer.result(outcome), durationMs: monotonicMs() - startMs })
-  }
+    /** The first to call it decides; `otherwise` is what to say when no head had come. */
+    function end(otherwise: Outcome, whole = false): void {
+      timer.cancel()
+      signal.removeEventListener('abort', broken)
+      resolve({ ...answer.result(otherwise), whole })
+    }
 
-  function start(): void {
-    const { origin, pathname, search } = new URL(request.url)
-    const client = connections.take(origin)
-    cut = () => connections.cut(client)
-    const { headers, body } = request
     client.dispatch(
-      { path: pathname + search, method: 'POST', headers, body },
+      { path: url.pathname + url.search, method: 'POST', headers, body },
       {
         onRequestStart() {
           isSent = true
         },
         onResponseStart(_controller, status, found) {
-          if (done || status < 200) return
+          if (status < 200) return
           answer.begin(status, found)
           timer.cancel()
-          const leftMs = request.timeoutMs - (monotonicMs() - startMs)
+          const leftMs = timeoutMs - (monotonicMs() - startMs)
           timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
         },
         onResponseData(_controller, chunk) {
-          if (!done && !answer.keep(chunk)) end(failure('reset'))
+          if (!answer.keep(chunk)) end(failure('reset'))
         },
-        onResponseEnd: () => end(failure('malformed'), () => connections.giveBack(origin, client)),
+        onResponseEnd: () => end(failure('malformed'), true),
         onResponseError: (_controller, error) => end(failureFrom(error)),
       },
     )
-  }
-
-  if (request.signal.aborted) return broken()
-  try {
-    start()
-  } catch (error) {
-    end(failureFrom(error))
-  }
+  })
 }
 
 type Answer = {
@@ -112,7 +117,7 @@ type Answer = {
   /** false: there is more than is kept. */
   keep(chunk: Buffer): boolean
   /** `otherwise`: when no head came. */
-  result(otherwise: Outcome): Omit<SendResult, 'durationMs'>
+  result(otherwise: Outcome): Answered
 }
 
 function newAnswer(): Answer {

@@ -44,9 +44,9 @@ export type WorkerDeps = {
 
 const pollMs = 50_000
 /** Beyond the attempt's own deadline: for what lies between lease and dial, and between answer and settle. */
-const leaseMarginMs = 15_000
+const leaseMarginMs = 10_000
 /** What has waited here for so long goes back: its lease is no longer long enough. */
-const staleMs = 5_000
+const staleMs = 4_000
 const heldBytesLimit = 256 * 1024 * 1024
 const retryMs = 500
 /** A fast endpoint finds its next messages already here. */
@@ -222,18 +222,30 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     { outcome, durationMs, responseHeaders, responseBody }: SendResult,
     verdict: Verdict,
   ): void {
+    const succeeded = verdict.action === 'settle'
+    const status = outcome.kind === 'answer' ? outcome.status : null
+    const error = succeeded ? null : verdict.error
+    deps.log('webhook attempt', {
+      subscription: of.id,
+      message: delivery.id,
+      attempt: delivery.attempt,
+      verdict: verdict.action,
+      status,
+      failure: error ?? undefined,
+      duration_ms: Math.round(durationMs * 100) / 100,
+    })
     const recording = broker.desk.recordAttempt({
       subscription: of.number,
       messageId: delivery.id,
       attempt: delivery.attempt,
       at,
-      outcome: verdict.action === 'settle' ? 'succeeded' : 'failed',
-      status: outcome.kind === 'answer' ? outcome.status : null,
+      outcome: succeeded ? 'succeeded' : 'failed',
+      status,
       durationMs,
       requestHeaders,
       responseHeaders,
       responseBody,
-      error: verdict.action === 'settle' ? null : verdict.error,
+      error,
       nextAttemptAt: verdict.action === 'retry' ? new Date(wallMs() + verdict.delayMs) : null,
     })
     track(recording, 'recording an attempt failed')

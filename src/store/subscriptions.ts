@@ -139,7 +139,7 @@ export async function listSubscriptions(
   limit: number,
 ): Promise<StoredSubscription[]> {
   const rows = await db.calm<Row>(
-    `/* list subscriptions */ select ${columns} where s.id > $1::int and ($2::text is null or q.name = $2) and ($3::text is null or t.name = $3)
+    `/* list subscriptions */ select ${columns} where s.id > $1::bigint and ($2::text is null or q.name = $2) and ($3::text is null or t.name = $3)
       order by s.id limit $4::int`,
     [after, of.queue, of.topic, limit],
   )

@@ -53,7 +53,7 @@ export async function http(
     method,
     ...(body === undefined
       ? {}
-      : { body, headers: { 'content-type': path.includes('/messages') ? 'text/plain' : 'application/json' } }),
+      : { body, headers: { 'content-type': /\/messages(\?|$)/.test(path) ? 'text/plain' : 'application/json' } }),
     signal: AbortSignal.timeout(timeoutMs),
   })
 }
