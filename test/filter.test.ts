@@ -178,6 +178,11 @@ describe('names of the prototype are names like any other', () => {
   })
 })
 
+test('an inherited field is no field', () => {
+  expect(matches({ body: { a: ['x'] } }, { body: Object.create({ a: 'x' }) })).toBe(false)
+  expect(matches({ body: { a: [{ exists: false }] } }, { body: Object.create({ a: 'x' }) })).toBe(true)
+})
+
 const leaf = (...list: unknown[]) => ({ body: { a: list } })
 const invalid: [filter: unknown, pointers: string[]][] = [
   [null, ['']],

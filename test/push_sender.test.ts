@@ -360,6 +360,18 @@ describe('no answer', () => {
 })
 
 describe('connections', () => {
+  test('that end with the answer are dialled anew', async () => {
+    const { port, sockets } = await rawServer((socket) =>
+      socket.once('data', () => socket.end('HTTP/1.1 200 OK\r\n\r\nto the end')),
+    )
+    const one = sender()
+    for (let count = 0; count < 5; count++) {
+      const result = await post(one, local(port))
+      expect([result.outcome, result.responseBody.toString()]).toEqual([answered(200), 'to the end'])
+    }
+    expect(sockets).toHaveLength(5)
+  })
+
   test('are kept for the next attempt', async () => {
     const { port, connections } = await httpServer((_request, response) => response.end('ok'))
     const one = sender()

@@ -13,7 +13,7 @@ import {
   urlError,
 } from '../model/index.ts'
 import { version } from '../version.ts'
-import { bindingPath, CliError, type Client, jsonBody, queuePath, topicPath } from './client.ts'
+import { bindingPath, CliError, type Client, jsonBody, queuePath } from './client.ts'
 import type { Context } from './context.ts'
 import type { Output } from './output.ts'
 import { interestFrom } from './topics.ts'
@@ -61,7 +61,7 @@ export function listenCommand(program: Command, context: Context): void {
         await origin.open()
         out.note(`Forwarding ${options.topic ?? origin.queue} to ${options.forward}, signed with ${secret}`)
         const forward = await forwarder({ client, out, json, options, origin, secret })
-        await pump(receiver(client, out, origin.queue, stop.signal), forward, stop)
+        await pump(receiver(client, out, origin.queue, stop.signal), forward, stop, out)
       } finally {
         await origin.remove()
       }
@@ -139,7 +139,10 @@ type Message = {
   enqueued_at: string
 }
 
-/** Waits for up to `max` messages. Once a first answer has come it outlives a gateway that restarts or is overloaded for a while. */
+/**
+ * Waits for up to `max` messages. Once a first answer has come it outlives a gateway that restarts or is overloaded for a while. What
+ * is on its way when `signal` breaks off the wait comes again when its lease ends.
+ */
 function receiver(client: Client, out: Output, queue: string, signal: AbortSignal) {
   let reached = false
   return async (max: number): Promise<Message[]> => {
@@ -169,6 +172,7 @@ async function pump(
   receive: (max: number) => Promise<Message[]>,
   forward: Forward,
   stop: AbortController,
+  out: Output,
 ): Promise<void> {
   const underWay = new Set<Promise<void>>()
   const failures: unknown[] = []
@@ -178,7 +182,8 @@ async function pump(
     stop.abort()
   }
   async function deliver(message: Message): Promise<void> {
-    heldUntilMs = Math.max(heldUntilMs, monotonicMs() + (await forward(message)))
+    const holdMs = await forward(message)
+    if (holdMs > 0) heldUntilMs = Math.max(heldUntilMs, monotonicMs() + holdMs)
   }
   while (!stop.signal.aborted) {
     await sleep(heldUntilMs - monotonicMs(), stop.signal)
@@ -191,6 +196,7 @@ async function pump(
       underWay.add(task)
     }
   }
+  if (underWay.size > 0) out.note(`Waiting for ${underWay.size} under way; interrupt again to leave them.`)
   await Promise.all(underWay)
   if (failures.length > 0) throw failures[0]
 }

@@ -88,9 +88,7 @@ const withSettings = (command: Command): Command =>
     .option('--filter <json>', 'of a topic, over headers and body')
     .option('--name <name>')
     .option('--format <format>', 'raw, cloudevents or envelope (raw)')
-    .option('--header <name=value>', 'sent with every delivery; may be repeated', (word, pairs) =>
-      addPair(word, pairs ?? {}),
-    )
+    .option('--header <name=value>', 'sent with every delivery; may be repeated', addPair)
     .option('--timeout <duration>', 'for a whole attempt (30s)')
     .option('--concurrency <count>', 'deliveries under way at once (10)')
     .option('--rate <rate>', 'such as 10/s, 600/m (unlimited)')

@@ -22,8 +22,8 @@ export function topicsCommand(program: Command, context: Context): void {
   publishCommands(topics, context)
 }
 
-/** For `reduce`-like options: `name=value`, added to those before it. */
-export function addPair(word: string, pairs: Record<string, string>): Record<string, string> {
+/** `name=value`, added to those before it. */
+export function addPair(word: string, pairs: Record<string, string> = {}): Record<string, string> {
   const at = word.indexOf('=')
   if (at < 1) throw new CliError(2, `${word}: write it as name=value`)
   return { ...pairs, [word.slice(0, at)]: word.slice(at + 1) }

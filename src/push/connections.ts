@@ -41,27 +41,21 @@ const clientOptions: Client.Options = {
 
 export function createConnections(allow: (address: string) => boolean, lookup: LookupFunction): Connections {
   const all = new Set<Client>()
-  const idle = new Map<string, Client[]>()
+  const connected = new Set<Client>()
+  const idle = newIdle()
   const connect = guardedConnector(allow, lookup)
   let closed = false
 
   function dialled(origin: string): Client {
     const client = new Client(origin, { ...clientOptions, connect })
     all.add(client)
-    // One with a request that is not yet sent dials again by itself.
+    client.on('connect', () => connected.add(client))
     client.on('disconnect', () => {
-      if (leave(origin, client)) cut(client)
+      connected.delete(client)
+      // One with a request that is not yet sent dials again by itself.
+      if (idle.remove(origin, client)) cut(client)
     })
     return client
-  }
-
-  /** Whether it was idle. An origin with no idle one is forgotten: there may be many. */
-  function leave(origin: string, client: Client | undefined): boolean {
-    const clients = idle.get(origin) ?? []
-    const at = client ? clients.lastIndexOf(client) : -1
-    if (at >= 0) clients.splice(at, 1)
-    if (clients.length === 0) idle.delete(origin)
-    return at >= 0
   }
 
   function cut(client: Client): void {
@@ -72,22 +66,47 @@ export function createConnections(allow: (address: string) => boolean, lookup: L
   return {
     take(origin) {
       if (closed) throw new errors.ClientClosedError()
-      // The one used last is the least likely to be closed by the other side.
-      const client = idle.get(origin)?.at(-1)
-      leave(origin, client)
-      return client ?? dialled(origin)
+      const client = idle.last(origin)
+      if (!client) return dialled(origin)
+      idle.remove(origin, client)
+      return client
     },
     giveBack(origin, client) {
-      if (closed) return cut(client)
-      const clients = idle.get(origin)
-      if (clients) clients.push(client)
-      else idle.set(origin, [client])
+      // An answer may also end with its connection.
+      if (closed || !connected.has(client)) cut(client)
+      else idle.add(origin, client)
     },
     cut,
     async close() {
       closed = true
-      idle.clear()
       await Promise.all([...all].map((client) => client.destroy()))
+    },
+  }
+}
+
+type Idle = {
+  /** The one used last: the least likely to be closed by the other side. */
+  last(origin: string): Client | undefined
+  add(origin: string, client: Client): void
+  /** Whether it was there. An origin with no idle one is forgotten: there may be many. */
+  remove(origin: string, client: Client): boolean
+}
+
+function newIdle(): Idle {
+  const byOrigin = new Map<string, Client[]>()
+  return {
+    last: (origin) => byOrigin.get(origin)?.at(-1),
+    add(origin, client) {
+      const clients = byOrigin.get(origin)
+      if (clients) clients.push(client)
+      else byOrigin.set(origin, [client])
+    },
+    remove(origin, client) {
+      const clients = byOrigin.get(origin) ?? []
+      const at = clients.lastIndexOf(client)
+      if (at >= 0) clients.splice(at, 1)
+      if (clients.length === 0) byOrigin.delete(origin)
+      return at >= 0
     },
   }
 }

@@ -44,6 +44,7 @@ export type SenderOptions = {
 
 /** For the body of an answer; the status already counts. */
 const bodyMs = 2_000
+
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
   const connections = createConnections(allow, lookup)
 
@@ -61,7 +62,7 @@ export function createSender({ allow, lookup = dns.lookup as LookupFunction }: S
     async send(request) {
       const startMs = monotonicMs()
       const answered = await attempt(request).catch((error: unknown) => newAnswer().result(failureFrom(error)))
-      return { ...answered, durationMs: monotonicMs() - startMs }
+      return { ...answered, durationMs: Math.round((monotonicMs() - startMs) * 100) / 100 }
     },
     close: () => connections.close(),
   }
