@@ -172,15 +172,18 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       nowMs: wallMs(),
       random: random(),
     })
-    settle(delivery, actionFor(verdict, delivery.receipt))
-    judge(verdict)
+    const { outcome } = result
+    if (outcome.kind === 'failure' && outcome.code === 'aborted') settle(delivery, brokenOff(delivery, of))
+    else {
+      settle(delivery, actionFor(verdict, delivery.receipt))
+      judge(verdict)
+    }
     record(of, delivery, at, request.headers, result, verdict)
     pump()
   }
 
   /** What the verdict says about the endpoint. */
   function judge(verdict: Verdict): void {
-    if (breakOff.signal.aborted) return
     const nowMs = monotonicMs()
     const before = circuit.state
     circuit = verdict.action === 'settle' ? afterSuccess() : afterFailure(circuit, nowMs, random())
@@ -319,6 +322,12 @@ export function requestFor(
 ): { headers: Record<string, string>; body: Buffer } {
   const live = secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs).map((each) => each.secret)
   return webhookRequest(delivery, subscription, { secrets: live, nowMs, attempt: delivery.attempt, version })
+}
+
+/** The gateway's own doing: again at once, and never for that reason a dead letter. */
+function brokenOff({ receipt, attempt }: Delivery, of: Assignment): SettleAction {
+  if (attempt >= attemptsOf(of)) return { action: 'return', receipt }
+  return { action: 'nack', receipt, delayMs: 0, error: 'The attempt was broken off by the gateway.' }
 }
 
 function actionFor(verdict: Verdict, receipt: string): SettleAction {
