@@ -205,7 +205,8 @@ type Site = { client: Client; out: Output; json: boolean; options: Options; orig
 
 async function forwarder({ client, out, json, options, origin, secret }: Site): Promise<Forward> {
   const { webhookRequest } = await import('../push/index.ts')
-  const target = { id: 'sub_listen', format: options.format, headers: {}, ...origin }
+  const { queue, source } = origin
+  const target = { id: 'sub_listen', format: options.format, headers: {}, queue, source }
   let isAway = false
   return async (message) => {
     const nowMs = wallMs()
