@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { defaultSubscription, type SubscriptionSettings } from '../src/model/index.ts'
 import { createPush, newSecret, type Push } from '../src/push/index.ts'
-import { type Bench, brokersOn, send } from './support/broker.ts'
+import { type Bench, brokersOn, message, send } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 import { type Sink, slowly, startSink } from './support/sink.ts'
 
@@ -130,3 +130,23 @@ test('a message sent through one gateway is delivered by another, which owns the
   }
   expect(sink.bodies()).toEqual(numbered(20))
 })
+
+test('order for each key is kept through failures, over three gateways', async () => {
+  const [a, b, c] = (await gateways(3)) as [Broker, Broker, Broker]
+  let n = 0
+  const sink = await sinkOf((_hit, response) => void response.writeHead(++n % 3 === 0 ? 500 : 200).end())
+  await a.admin.putQueue('in-order', { order: 'keyed', maxAttempts: 1000 })
+  const retry = { kind: 'schedule' as const, scheduleMs: [5] }
+  await subscribe(a, 'in-order', sink, { retry })
+  await subscribe(b, 'in-order', sink, { retry })
+  for (const each of numbered(20))
+    await Promise.all(
+      [a, b, c].map((broker, key) => broker.send('in-order', [message(`${key}.${each}`, { key: `${key}` })])),
+    )
+  await eventually(() => new Set(sink.bodies()).size === 60, 30_000)
+  for (const key of ['0', '1', '2']) {
+    const mine = sink.bodies().filter((body) => body.startsWith(`${key}.`))
+    // A message comes again until it is done; the next never before.
+    expect(mine).toEqual([...mine].sort((x, y) => Number(x.slice(2)) - Number(y.slice(2))))
+  }
+}, 60_000)

@@ -14,7 +14,7 @@ import {
   type QueueSettings,
   type StoredMessage,
 } from '../model/index.ts'
-import type { Counted, Database, StoredRow } from '../store/index.ts'
+import type { Counted, Database, FreedKey, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { decodeCursor, encodeCursor, pageByName } from './cursor.ts'
@@ -26,12 +26,15 @@ type Options = {
   queues: Queues
   access: Access
   counted: Counter
+  elect(keys: readonly FreedKey[]): void
   /** Sent and settled here and not yet recorded. */
   unrecorded(queueId: number): { sent: number; settled: number }
   queueChanged(queueId: number): void
   queueDeleted(queueId: number): void
   keysChanged(): void
 }
+
+const nothing = { removed: false, freedKey: null }
 
 type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin>
 
@@ -40,6 +43,7 @@ export function createAdmin({
   queues,
   access,
   counted,
+  elect,
   unrecorded,
   queueChanged,
   queueDeleted,
@@ -62,8 +66,6 @@ export function createAdmin({
     name: string,
     given: Partial<QueueSettings>,
   ): Promise<{ queue: QueueWithCounts; created: boolean }> {
-    if (given.order === 'keyed')
-      throw invalid('/order', 'keyed queues are not available in this version; use fifo or lifo')
     if ((await queues.find(name))?.backlog) throw isBacklog(name)
     const target = given.deadLetterQueue ?? null
     if (target === name) throw invalid('/dead_letter_queue', 'a queue cannot be its own dead-letter queue')
@@ -172,7 +174,9 @@ export function createAdmin({
     async deleteMessage(name, id) {
       const queue = await queues.fresh(name)
       const position = parseMessageId(id)
-      if (position === null || !(await store.removeMessage(db, queue.id, position))) throw noMessage(id)
+      const { removed, freedKey } = position === null ? nothing : await store.removeMessage(db, queue.id, position)
+      if (!removed) throw noMessage(id)
+      if (freedKey !== null) elect([{ queueId: queue.id, key: freedKey, after: 0 }])
       queueChanged(queue.id)
     },
     createKey: access.create,

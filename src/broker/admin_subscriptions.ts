@@ -11,7 +11,15 @@ import {
   messageLimits,
   topicLimits,
 } from '../model/index.ts'
-import type { Appended, AttemptRow, Database, LoggedRow, StoredSubscription } from '../store/index.ts'
+import type {
+  Appended,
+  AttemptRow,
+  Database,
+  FreedKey,
+  LoggedRow,
+  Revived,
+  StoredSubscription,
+} from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Counter } from './admin.ts'
 import { encodeCursor, wholeCursor } from './cursor.ts'
@@ -22,6 +30,7 @@ type Options = {
   db: Database
   counted: Counter
   appended(item: Appended): void
+  elect(keys: readonly FreedKey[]): void
   /** A subscription is not as it was. */
   changed(number: number): void
   /** A subscription waits for a gateway. */
@@ -33,7 +42,7 @@ const replayStep = 1000
 const endOfTime = new Date('9999-01-01').getTime()
 
 export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
-  const { db, counted, appended, changed, free, queueDeleted } = options
+  const { db, counted, appended, elect, changed, free, queueDeleted } = options
 
   async function stored(id: string): Promise<StoredSubscription> {
     const found = await store.findSubscription(db, id)
@@ -65,8 +74,9 @@ export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
   async function replay(id: string, { state, from, to }: ReplayRange): Promise<number> {
     const subscription = await stored(id)
     const span = { fromMs: from?.getTime() ?? 0, toMs: to?.getTime() ?? endOfTime }
-    const tell = (some: { appended: Appended[]; count: number }): number => {
+    const tell = (some: Revived): number => {
       for (const item of some.appended) appended(item)
+      elect(some.freed)
       return some.count
     }
     let count = 0

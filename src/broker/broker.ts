@@ -2,13 +2,14 @@
 import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
 import { BrokerError, type Delivery, messageId, priorityOf, receiptCodec } from '../model/index.ts'
 import * as store from '../store/index.ts'
-import { type Appended, connect, type MovedRow, type MoveKind } from '../store/index.ts'
+import { type Appended, connect, type FreedKey, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
 import { createDesk, type DeskParts } from './desk.ts'
+import { createElector } from './elect.ts'
 import { createHandOver } from './handover.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
@@ -81,8 +82,15 @@ export function createBroker(options: BrokerOptions): Broker {
     bury,
     log,
   })
+  const { elect } = createElector({
+    db,
+    appended: (item) => ownAppended(item),
+    scheduled: (inMs) => upkeep?.dueIn(inMs),
+    log,
+  })
   const settler = createSettler({
     db,
+    elect,
     queues,
     codec: () => receipts(),
     moved,
@@ -99,6 +107,7 @@ export function createBroker(options: BrokerOptions): Broker {
     appended: (queueId: number, lane: number, position: number) => ownAppended({ queueId, lane, position }),
     scheduled: (inMs: number) => upkeep?.dueIn(inMs),
     sent: rates.sent,
+    elect,
   }
   const write = createWriter({ db, queues, handOver, gateway, ...stored })
   const topics = createTopics(db)
@@ -125,6 +134,7 @@ export function createBroker(options: BrokerOptions): Broker {
       if (row.fate === 'ready') ownAppended({ queueId: row.queue_id, lane: row.lane, position: row.position })
       else if (row.fate === 'delayed') upkeep?.dueIn(row.due_ms)
     }
+    elect(rows.flatMap(freedBy))
   }
 
   /** A queue that another gateway has changed, resumed or deleted. */
@@ -190,6 +200,7 @@ export function createBroker(options: BrokerOptions): Broker {
     queues,
     access,
     counted,
+    elect,
     unrecorded: rates.unrecorded,
     queueChanged(queueId) {
       marks.forget(queueId)
@@ -204,6 +215,7 @@ export function createBroker(options: BrokerOptions): Broker {
     db,
     counted,
     appended: ownAppended,
+    elect,
     changed: cluster.subscriptionChanged,
     free: cluster.subscriptionsFree,
     queueDeleted: queueDeletedHere,
@@ -220,7 +232,7 @@ export function createBroker(options: BrokerOptions): Broker {
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await cluster.start()
-      if (options.upkeep) upkeep = startUpkeep({ db, appended: ownAppended, moved, log })
+      if (options.upkeep) upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
       recording = loop(
         async () => {
           const some = rates.take()
@@ -241,3 +253,6 @@ export function createBroker(options: BrokerOptions): Broker {
     },
   }
 }
+
+const freedBy = ({ freed_key: key, freed_queue_id: queueId, freed_chain: after }: MovedRow): FreedKey[] =>
+  key === null ? [] : [{ queueId, key, after }]

@@ -1,7 +1,15 @@
 /** Publishing: all who publish while one statement runs leave together in the next; the copies of one publish commit together. */
 import { batch, randomToken } from '../base/index.ts'
 import { BrokerError, laneOf, messageId, type NewMessage, type Published } from '../model/index.ts'
-import type { CopyItem, Database, PublishAnswer, PublishItem, PublishResult, StoredCopy } from '../store/index.ts'
+import type {
+  CopyItem,
+  Database,
+  FreedKey,
+  PublishAnswer,
+  PublishItem,
+  PublishResult,
+  StoredCopy,
+} from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { type Handable, type HandOver, leasedRow } from './handover.ts'
 import { noTopic, type TopicRoutes, type Topics } from './topics.ts'
@@ -19,9 +27,19 @@ type Options = {
   appended(queueId: number, lane: number, position: number): void
   scheduled(inMs: number): void
   sent(queueId: number, count: number): void
+  elect(keys: readonly FreedKey[]): void
 }
 
-export function createPublisher({ db, topics, handOver, gateway, appended, scheduled, sent }: Options): Publisher {
+export function createPublisher({
+  db,
+  topics,
+  handOver,
+  gateway,
+  appended,
+  scheduled,
+  sent,
+  elect,
+}: Options): Publisher {
   const enqueue = batch<Item, { result: PublishResult; nowMs: number }>(run, {
     lanes: 2,
     maxWeight: 1000,
@@ -61,7 +79,10 @@ export function createPublisher({ db, topics, handOver, gateway, appended, sched
   function tell(item: Item, result: PublishResult | undefined, nowMs: number): void {
     for (const { copy, stored } of storedOf(item, result)) {
       sent(copy.queueId, 1)
-      if (stored.dueMs !== null) scheduled(stored.dueMs - nowMs)
+      const { key } = item.message
+      if (stored.waiting) {
+        if (key !== null) elect([{ queueId: copy.queueId, key, after: 0 }])
+      } else if (stored.dueMs !== null) scheduled(stored.dueMs - nowMs)
       else if (!stored.handed) appended(copy.queueId, copy.lane, stored.position)
     }
   }

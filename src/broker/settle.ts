@@ -9,7 +9,7 @@ import {
   type Settled,
   type SettleOutcome,
 } from '../model/index.ts'
-import type { Database, MovedRow, Release } from '../store/index.ts'
+import type { Database, FreedKey, MovedRow, Release } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Queues } from './queues.ts'
 import type { SettleOptions } from './types.ts'
@@ -19,6 +19,8 @@ type Options = {
   queues: Queues
   codec(): ReturnType<typeof receiptCodec>
   moved(rows: readonly MovedRow[]): void
+  /** The first messages of these keys are done. */
+  elect(keys: readonly FreedKey[]): void
   /** A lease of this queue has ended with its message done. */
   settled(queue: Queue, count: number): void
 }
@@ -39,11 +41,12 @@ const shared = {
 const ofList = { ...shared, maxWeight: 1000, weigh: (items: readonly unknown[]) => items.length }
 const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
 
-export function createSettler({ db, queues, codec, moved, settled }: Options): Settler {
+export function createSettler({ db, queues, codec, moved, elect, settled }: Options): Settler {
   /** Each caller's list is answered with who was still held. */
   const ack = batch<readonly Receipt[], boolean[]>(async (lists) => {
-    const done = await store.ack(db, lists.flat())
-    return lists.map((list) => list.map((receipt) => done.has(receipt.position)))
+    const { positions, freed } = await store.ack(db, lists.flat())
+    elect(freed)
+    return lists.map((list) => list.map((receipt) => positions.has(receipt.position)))
   }, ofList)
 
   const release = batch<readonly Release[], (MovedRow | null)[]>(async (lists) => {

@@ -1,7 +1,7 @@
 /** What happens without a caller: due messages become ready, leases that ran out end, lives end, deleted queues are swept. */
 import { type Loop, loop, monotonicMs } from '../base/index.ts'
 import { messageStates } from '../model/index.ts'
-import type { Appended, Cursor, Database, LogCursor, MovedRow } from '../store/index.ts'
+import type { Appended, Cursor, Database, FreedKey, LogCursor, MovedRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { beginning } from './marks.ts'
 
@@ -14,6 +14,7 @@ const leasesAtOnce = 20
 const restMs = 500
 const walkStep = 5000
 const trimStep = 2000
+const keysAtOnce = 500
 /** Of each subscription the newest attempts are kept, so many and so long. */
 const attemptsKept = 10_000
 const attemptsKeptMs = 7 * 86_400_000
@@ -29,10 +30,11 @@ type Options = {
   db: Database
   appended(item: Appended): void
   moved(rows: readonly MovedRow[]): void
+  elect(keys: readonly FreedKey[]): void
   log(event: string, fields?: Record<string, unknown>): void
 }
 
-export function startUpkeep({ db, appended, moved, log }: Options): Upkeep {
+export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkeep {
   const failed = (name: string) => (error: unknown) => log(`${name} failed`, { error })
 
   /** Alternates short looks with a full one every half minute. */
@@ -103,6 +105,19 @@ export function startUpkeep({ db, appended, moved, log }: Options): Upkeep {
     { retryMs: 5000, failed: failed('clean up') },
   )
 
+  /** Whose next message was not moved up: the gateway that should have has died, or a message was deleted. */
+  let walked = { queueId: 0, key: '' }
+  const electing = loop(
+    async () => {
+      const startMs = monotonicMs()
+      const keys = await store.waitingKeys(db, walked, keysAtOnce)
+      walked = keys.length === keysAtOnce ? (keys.at(-1) ?? walked) : { queueId: 0, key: '' }
+      elect(keys.map((each) => ({ ...each, after: 0 })))
+      return Math.max(keys.length === keysAtOnce ? 100 : 1000, 20 * (monotonicMs() - startMs))
+    },
+    { retryMs: 1000, failed: failed('elect') },
+  )
+
   let trimmed: LogCursor = { at: -1, id: 0 }
   const trimming = loop(
     async () => {
@@ -127,7 +142,7 @@ export function startUpkeep({ db, appended, moved, log }: Options): Upkeep {
     { retryMs: 10_000, failed: failed('trim attempts') },
   )
 
-  const loops: Loop[] = [promoting, expiring, walking, cleaning, trimming, forgetting]
+  const loops: Loop[] = [promoting, expiring, walking, cleaning, trimming, forgetting, electing]
   return {
     dueIn: (ms) => {
       if (ms < restMs) promoting.nudge(Math.max(1, Math.ceil(ms)))

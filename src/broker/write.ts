@@ -1,7 +1,7 @@
 /** Sending: all who send while one statement runs leave together in the next, whatever their queues. */
 import { batch, randomToken } from '../base/index.ts'
 import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
-import type { Database, SendAnswer, SendItem, SendResult } from '../store/index.ts'
+import type { Database, FreedKey, SendAnswer, SendItem, SendResult } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
@@ -23,11 +23,15 @@ type Options = {
   appended(queueId: number, lane: number, position: number): void
   scheduled(inMs: number): void
   sent(queueId: number, count: number): void
+  /** Messages were stored that may be the next of their keys. */
+  elect(keys: readonly FreedKey[]): void
 }
 
 /** So that a batch of the largest bodies is about 16 MiB, and one of small ones a thousand messages. */
 const weigh = (call: Call): number => call.messages.reduce((sum, message) => sum + 1 + message.body.length / 16_384, 0)
 
+/** Sends to keyed queues take locks, so they do not travel with the others. */
+const keyedGroup = -1
 const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
 
 export function createWriter(options: Options): Writer {
@@ -47,7 +51,7 @@ export function createWriter(options: Options): Writer {
     const outcomes: (Outcome | Error)[] = calls.map(() => ({ results: [], nowMs: 0 }))
     const groups = new Map<number, number[]>()
     calls.forEach((call, at) => {
-      const group = isBounded(call.queue) ? call.queue.id : 0
+      const group = isBounded(call.queue) ? call.queue.id : call.queue.order === 'keyed' ? keyedGroup : 0
       const members = groups.get(group)
       if (members) members.push(at)
       else groups.set(group, [at])
@@ -57,7 +61,8 @@ export function createWriter(options: Options): Writer {
         const chosen = members.map((at) => calls[at] as Call)
         const items = chosen.flatMap(itemsOf)
         try {
-          const answer = group === 0 ? await storeUnbounded(items) : await storeBounded(items, chosen[0]?.queue)
+          const answer =
+            group > 0 ? await storeBounded(items, chosen[0]?.queue) : await storeUnbounded(items, group === keyedGroup)
           let next = 0
           members.forEach((at, n) => {
             const count = chosen[n]?.messages.length ?? 0
@@ -74,12 +79,12 @@ export function createWriter(options: Options): Writer {
     return outcomes
   }
 
-  async function storeUnbounded(items: Item[]): Promise<SendAnswer> {
+  async function storeUnbounded(items: Item[], keyed: boolean): Promise<SendAnswer> {
     const hands = handOver.reserve(items)
     const token = randomToken()
     let answer: SendAnswer
     try {
-      answer = await store.send(db, items, hands.probes, token, gateway)
+      answer = await store.send(db, items, hands.probes, token, gateway, keyed)
     } catch (error) {
       handOver.finish(hands, token, () => null)
       throw error
@@ -95,7 +100,7 @@ export function createWriter(options: Options): Writer {
   }
 
   async function storeBounded(items: Item[], queue: Queue | undefined): Promise<SendAnswer> {
-    const answer = await store.sendBounded(db, items)
+    const answer = await store.sendBounded(db, items, queue?.order === 'keyed')
     // Messages of this very statement could not be dropped by it: what did not fit goes once more.
     const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
     if (queue?.overflow === 'drop_oldest' && again.length > 0 && again.length < items.length) {
@@ -111,15 +116,20 @@ export function createWriter(options: Options): Writer {
 
   function tell(items: readonly SendItem[], { results, nowMs }: SendAnswer): void {
     const counts = new Map<number, number>()
+    const keys: FreedKey[] = []
     items.forEach((item, at) => {
       const result = results[at]
       if (result?.status !== 'stored') return
       counts.set(item.queueId, (counts.get(item.queueId) ?? 0) + 1)
-      if (result.dueMs !== null) options.scheduled(result.dueMs - nowMs)
+      if (result.waiting) {
+        const { key } = item.message
+        if (key !== null) keys.push({ queueId: item.queueId, key, after: 0 })
+      } else if (result.dueMs !== null) options.scheduled(result.dueMs - nowMs)
       // The sign of a lifo queue's positions: lower is newer, and lower is what a mark needs.
       else if (!result.handed) options.appended(item.queueId, item.lane, item.descending ? -result.id : result.id)
     })
     for (const [queueId, count] of counts) options.sent(queueId, count)
+    options.elect(keys)
   }
 
   return async function send(name, messages, atomic) {
@@ -143,7 +153,11 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
     queueId: queue.id,
     lane: laneOf(message.priority, false),
     message,
-    immediate: (message.delayMs ?? queue.delayMs) === 0 && message.deliverAtMs === null && message.dedupId === null,
+    immediate:
+      (message.delayMs ?? queue.delayMs) === 0 &&
+      message.deliverAtMs === null &&
+      message.dedupId === null &&
+      (queue.order !== 'keyed' || message.key === null),
     group: atomic ? at + 1 : 0,
     handMs: 0,
     handFence: 0,

@@ -33,6 +33,9 @@ const fromMessages = `select case when lease_token = 0 then 'ready' else 'leased
   ${common(bodyOf('messages'))}, null::timestamptz as due_at, case when lease_token = 0 then null else leased_until end as leased_until, ${alive} from postern.messages`
 const fromScheduled = `select 'delayed' as state, date_part('epoch', due_at) as first, position::float8 as second,
   ${common(bodyOf('scheduled'))}, due_at, null::timestamptz as leased_until, ${alive} from postern.scheduled`
+/** What waits behind its key is ready as far as its own state goes; it comes after what can be leased now. */
+const fromWaiting = `select 'ready' as state, 100::float8 as first, position::float8 as second,
+  ${common('body')}, null::timestamptz as due_at, null::timestamptz as leased_until, ${alive} from postern.waiting`
 const fromDead = `select 'dead' as state, position::float8 as first, 0::float8 as second,
   ${common('body')}, null::timestamptz as due_at, null::timestamptz as leased_until, reason, last_error, died_at, origin from postern.dead`
 
@@ -47,8 +50,12 @@ where nth = 1 or running <= $5::bigint`
 const browseTexts: Record<MessageState, string> = {
   ready: page(
     'browse ready',
-    `${fromMessages} where queue_id = $1::int and (lane, position) > ($2::float8::smallint, $3::float8::bigint) and lease_token = 0
-      and expires_at > now() order by lane, position limit $4::int`,
+    `(${fromMessages} where queue_id = $1::int and (lane, position) > ($2::float8::smallint, $3::float8::bigint) and lease_token = 0
+      and expires_at > now() order by lane, position limit $4::int)
+    union all
+    (${fromWaiting} where queue_id = $1::int and position > case when $2::float8 < 100 then 0 else $3::float8::bigint end
+      order by queue_id, position limit $4::int)
+    limit $4::int`,
   ),
   leased: page(
     'browse leased',
@@ -87,11 +94,14 @@ const byId = (table: string): string =>
         or id = $2::bigint and id <> abs(position))`
     : 'queue_id = $1::int and id = $2::bigint'
 
-/** Primary key and `messages_moved`, `scheduled_id`, `dead_id`. */
+const inWaiting = 'queue_id = $1::int and (position = $2::bigint or id = $2::bigint and id <> position)'
+
+/** Primary key and `messages_moved`, `scheduled_id`, `dead_id`, `waiting_position`, `waiting_moved`. */
 const findText = `/* find message */
 select * from (${fromMessages} where ${byId('messages')}) m where leased_until is not null or expires_at > now()
 union all ${fromScheduled} where ${byId('scheduled')}
 union all ${fromDead} where ${byId('dead')}
+union all ${fromWaiting} where ${inWaiting}
 limit 1`
 
 export async function findMessage(db: Database, queueId: number, id: number): Promise<StoredRow | null> {
@@ -101,12 +111,19 @@ export async function findMessage(db: Database, queueId: number, id: number): Pr
 
 /** In whatever state it is; whoever holds a lease on it finds it already settled. */
 const removeText = `/* remove message */
-with m as (delete from postern.messages where ${byId('messages')} returning 1),
-s as (delete from postern.scheduled where ${byId('scheduled')} returning 1),
-d as (delete from postern.dead where ${byId('dead')} returning 1)
-select (select count(*) from m)::int + (select count(*) from s)::int + (select count(*) from d)::int as n`
+with m as (delete from postern.messages where ${byId('messages')} returning key, chain),
+s as (delete from postern.scheduled where ${byId('scheduled')} returning key, chain),
+d as (delete from postern.dead where ${byId('dead')} returning 1),
+w as (delete from postern.waiting where ${inWaiting} returning 1)
+select (select count(*) from m)::int + (select count(*) from s)::int + (select count(*) from d)::int + (select count(*) from w)::int as n,
+  coalesce((select key from m where chain is not null), (select key from s where chain is not null)) as freed_key`
 
-export async function removeMessage(db: Database, queueId: number, id: number): Promise<boolean> {
-  const [row] = await db.calm<{ n: number }>(removeText, [queueId, id])
-  return (row?.n ?? 0) > 0
+/** `freedKey`: it was the first of its key, whose next message may move up. */
+export async function removeMessage(
+  db: Database,
+  queueId: number,
+  id: number,
+): Promise<{ removed: boolean; freedKey: string | null }> {
+  const [row] = await db.calm<{ n: number; freed_key: string | null }>(removeText, [queueId, id])
+  return { removed: (row?.n ?? 0) > 0, freedKey: row?.freed_key ?? null }
 }

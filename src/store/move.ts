@@ -20,6 +20,10 @@ export type MovedRow = {
   lane: number
   position: number
   due_ms: number
+  /** The first of its key has gone for good: the next may move up. */
+  freed_key: string | null
+  freed_queue_id: number
+  freed_chain: number
 }
 
 /**
@@ -52,9 +56,9 @@ k as materialized (
     now() + wait_ms * interval '1 ms' as due_at
   from r),
 to_messages as (
-  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
+  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body)
   select to_queue_id, to_lane, to_position, id, enqueued_at,
-    case when died is not null then now() + target_ttl_ms * interval '1 ms' else expires_at end,
+    case when died is not null then now() + target_ttl_ms * interval '1 ms' else expires_at end, case when died is null then chain end,
     case when died is not null then 0 when kind = 'return' then greatest(attempts - 1, 0) else attempts end,
     case when died is null then log_id end, content_type, key,
     case when died is null then headers else coalesce(headers, '{}') || jsonb_strip_nulls(jsonb_build_object(
@@ -64,8 +68,8 @@ to_messages as (
     case when died is null then body else ${bodyOf('k')} end
   from k where fate = 'ready'),
 to_scheduled as (
-  insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
-  select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body
+  insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body)
+  select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body
   from k where fate = 'delayed'),
 to_dead as (
   insert into postern.dead (died_at, reason, last_error, origin, queue_id, lane, position, id, enqueued_at, expires_at, attempts,
@@ -74,4 +78,5 @@ to_dead as (
   from k where fate = 'dead')`
 
 export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,
-  case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms`
+  case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms,
+  case when k.chain is not null and k.died is not null then k.key end as freed_key, k.queue_id as freed_queue_id, k.chain as freed_chain`

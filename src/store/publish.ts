@@ -21,8 +21,8 @@ export type PublishItem = {
   copies: CopyItem[]
 }
 
-/** One stored copy, by its place in `copies`; `handed`: leased already. */
-export type StoredCopy = { copy: number; position: number; dueMs: number | null; handed: boolean }
+/** One stored copy, by its place in `copies`. `handed`: leased already; `waiting`: behind others of its key. */
+export type StoredCopy = { copy: number; position: number; dueMs: number | null; handed: boolean; waiting: boolean }
 
 /**
  * `stale`: the topic has changed since, or is gone. `bounded`: a copy goes to a queue with max_messages or max_bytes, so it must
@@ -51,12 +51,15 @@ with g as materialized (${gate}),
 q as materialized (
   select o.slot, k.* from g cross join unnest($3::int[]) with ordinality o(id, slot) left join lateral (
     select q.id, q."order" = 'lifo' as lifo, q.delay_ms, q.ttl_ms, q.paused or q.max_leased is not null as closed,
-      q.max_messages is not null or q.max_bytes is not null as bounded
+      q.max_messages is not null or q.max_bytes is not null as bounded, q."order" = 'keyed' as keyed
     from postern.queues q where q.id = o.id for key share) k on true),
+j as materialized (
+  select postern.lock_keys(array_agg(q.id), array_agg(i.key)) as n from unnest($10::text[], $21::int[], $22::int[]) i(key, copies_from, copies_to)
+  cross join lateral unnest(($20::int[])[i.copies_from:i.copies_to]) u(slot) join q on q.slot = u.slot and q.keyed where i.key is not null),
 a as materialized (
   select array_agg(coalesce(q.id, 0) order by q.slot) as id, array_agg(coalesce(q.lifo, false) order by q.slot) as lifo,
     array_agg(coalesce(q.delay_ms, 0) order by q.slot) as delay, array_agg(coalesce(q.ttl_ms, 0) order by q.slot) as ttl,
-    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded,
+    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed,
     array_agg(coalesce(q.closed, true) or exists (
       select 1 from unnest($25::int[], $26::smallint[], $27::bigint[]) p(slot, lane, mark) cross join lateral (
         select 1 from postern.messages m where m.queue_id = q.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
@@ -75,7 +78,7 @@ p as materialized (
     $15::int[], $16::text[], $21::int[], $22::int[])
     with ordinality i(topic, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, routing_key,
       copies_from, copies_to, ord)
-  cross join a cross join t),
+  cross join a cross join t cross join j where coalesce(j.n, 0) >= 0),
 f as materialized (
   insert into postern.dedup as d (queue_id, dedup_id, message_id, expires_at)
   select -t.id[x.slot], case when t.id[x.slot] > 0 then x.dedup_id else x.slot || ' ' || x.dedup_id end, n.id[x.first], now() + case when n.taken[x.first] then t.dedup_window[x.slot] else 0 end * interval '1 ms'
@@ -97,8 +100,8 @@ h as (
 c as materialized (
   select w.ord, w.id, w.lane, w.content_type, w.key, w.headers, w.body_from, w.body_bytes, w.copies_from - 1 + u.n as copy, u.hand_ms,
     a.id[u.slot] as queue_id, case when a.lifo[u.slot] then -w.id else w.id end as position,
-    w.logged and not a.bounded[u.slot] as by_reference, coalesce(nullif(w.ttl_ms, -1), a.ttl[u.slot]) as lifetime_ms, d.due_at,
-    u.hand_ms > 0 and d.due_at <= now() and not a.closed[u.slot] and ${fence('u.hand_fence', '$29::text')} as handed
+    w.logged and not a.bounded[u.slot] and not a.keyed[u.slot] as by_reference, a.keyed[u.slot] and w.key is not null as chained, coalesce(nullif(w.ttl_ms, -1), a.ttl[u.slot]) as lifetime_ms, d.due_at,
+    u.hand_ms > 0 and not (a.keyed[u.slot] and w.key is not null) and d.due_at <= now() and not a.closed[u.slot] and ${fence('u.hand_fence', '$29::text')} as handed
   from w cross join a cross join lateral unnest(($20::int[])[w.copies_from:w.copies_to], ($23::int[])[w.copies_from:w.copies_to],
     ($28::int[])[w.copies_from:w.copies_to]) with ordinality u(slot, hand_ms, hand_fence, n)
   cross join lateral (select case when w.deliver_at_ms >= 0 then to_timestamp(w.deliver_at_ms / 1000.0)
@@ -110,7 +113,7 @@ m as (
   select queue_id, lane, position, id, now(), now() + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
     case when by_reference then id end, case when not by_reference then substring($14::bytea from body_from for body_bytes) end,
     case when handed then $24::bigint else 0 end, case when handed then now() + hand_ms * interval '1 ms' else '-infinity' end, handed::int
-  from c where due_at <= now()),
+  from c where due_at <= now() and not chained),
 l as (
   insert into postern.leases (expires_at, token, queue_id, lane, positions)
   select now() + hand_ms * interval '1 ms', $24::bigint, queue_id, lane, array_agg(position) from c where handed group by queue_id, lane, hand_ms),
@@ -118,12 +121,17 @@ s as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, log_id, body)
   select due_at, queue_id, lane, nextval('postern.message_position'), id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
     case when by_reference then id end, case when not by_reference then substring($14::bytea from body_from for body_bytes) end
-  from c where due_at > now())
+  from c where due_at > now() and not chained),
+v as (
+  insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
+  select queue_id, key, id, id, due_at, lane, now(), due_at + lifetime_ms * interval '1 ms', content_type, headers::jsonb,
+    substring($14::bytea from body_from for body_bytes)
+  from c where chained)
 select (select array_agg(first_id order by ord) from w)::text as ids,
   (select array_agg(case when topic_id = 0 then 3 when not taken then 2 when first_id <> id then 1 else 0 end order by ord) from w)::text as states,
   array_agg(c.copy order by c.copy)::text as copies, array_agg(c.position order by c.copy)::text as positions,
   array_agg(case when c.due_at > now() then date_part('epoch', c.due_at) * 1000 else 0 end order by c.copy)::text as due,
-  array_agg(c.handed::int order by c.copy)::text as handed, date_part('epoch', now()) * 1000 as now_ms
+  array_agg(case when c.chained then 2 else c.handed::int end order by c.copy)::text as handed, date_part('epoch', now()) * 1000 as now_ms
 from c`
 
 const publishText = statement('publish', 'select 1')
@@ -234,7 +242,12 @@ function answerFrom(row: Row | undefined, items: readonly PublishItem[]): Publis
   const [positions, due, handed] = [row.positions, row.due, row.handed].map(numbersFrom)
   const stored = new Map<number, Omit<StoredCopy, 'copy'>>()
   for (const [at, copy] of numbersFrom(row.copies).entries())
-    stored.set(copy, { position: positions?.[at] ?? 0, dueMs: due?.[at] || null, handed: handed?.[at] === 1 })
+    stored.set(copy, {
+      position: positions?.[at] ?? 0,
+      dueMs: due?.[at] || null,
+      handed: handed?.[at] === 1,
+      waiting: handed?.[at] === 2,
+    })
   let first = 1
   const results = numbersFrom(row.states).map((state, at): PublishResult => {
     const from = first

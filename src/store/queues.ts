@@ -137,7 +137,8 @@ export async function deleteQueue(
     if (!queue) return null
     const [content] = await query<{ filled: boolean }>(
       `/* is anything in it */ select exists (select 1 from postern.messages where queue_id = $1::int and (lease_token <> 0 or expires_at > now()))
-        or exists (select 1 from postern.scheduled where queue_id = $1::int) or exists (select 1 from postern.dead where queue_id = $1::int) as filled`,
+        or exists (select 1 from postern.scheduled where queue_id = $1::int) or exists (select 1 from postern.dead where queue_id = $1::int)
+        or exists (select 1 from postern.waiting where queue_id = $1::int) as filled`,
       [queue.id],
     )
     if (content?.filled && !force) return { id: queue.id, deleted: false }
@@ -160,16 +161,21 @@ export async function deleteQueue(
   })
 }
 
-/** Exact, from the rows: the cost grows with what the queue holds. Primary keys and `scheduled_queue`. */
+/**
+ * Exact, from the rows: the cost grows with what the queue holds. What waits behind its key counts as ready. Primary keys and
+ * `scheduled_queue`.
+ */
 const countText = `/* count */
-select x.id, m.ready, m.leased, s.delayed, d.dead, m.oldest_ready_age_s
+select x.id, m.ready + w.ready as ready, m.leased, s.delayed, d.dead, greatest(m.oldest_ready_age_s, w.oldest_ready_age_s) as oldest_ready_age_s
 from unnest($1::int[]) x(id)
 cross join lateral (
   select count(*) filter (where lease_token = 0 and expires_at > now()) as ready, count(*) filter (where lease_token <> 0) as leased,
     coalesce(date_part('epoch', now() - min(enqueued_at) filter (where lease_token = 0 and expires_at > now())), 0) as oldest_ready_age_s
   from postern.messages where queue_id = x.id) m
 cross join lateral (select count(*) as delayed from postern.scheduled where queue_id = x.id) s
-cross join lateral (select count(*) as dead from postern.dead where queue_id = x.id) d`
+cross join lateral (select count(*) as dead from postern.dead where queue_id = x.id) d
+cross join lateral (
+  select count(*) as ready, coalesce(date_part('epoch', now() - min(enqueued_at)), 0) as oldest_ready_age_s from postern.waiting where queue_id = x.id) w`
 
 export type Counted = QueueCounts & { id: number; oldestReadyAgeS: number }
 

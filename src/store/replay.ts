@@ -1,7 +1,11 @@
 /** Messages that come once more: dead letters of a queue, and what a topic has kept. */
 import type { Headers } from '../model/index.ts'
 import { type Database, numbers } from './client.ts'
+import type { FreedKey } from './keyed.ts'
 import type { Appended } from './upkeep.ts'
+
+/** `freed`: keys whose next message may have to be moved up. */
+export type Revived = { appended: Appended[]; freed: FreedKey[]; count: number }
 
 /** Milliseconds since 1970. */
 export type Span = { fromMs: number; toMs: number }
@@ -11,33 +15,39 @@ export type Span = { fromMs: number; toMs: number }
  * queue's row is locked for key share, as in a send. Two replays at once: each letter comes back once. Primary key of `dead`.
  */
 const reviveText = `/* revive dead letters */
-with q as materialized (select id, "order" = 'lifo' as lifo, ttl_ms from postern.queues where id = $1::int for key share),
+with q as materialized (select id, "order" = 'lifo' as lifo, "order" = 'keyed' as keyed, ttl_ms from postern.queues where id = $1::int for key share),
 t as materialized (
-  select ctid as tid from postern.dead where queue_id = $1::int and exists (select 1 from q)
+  select ctid as tid, key from postern.dead where queue_id = $1::int and exists (select 1 from q)
     and died_at between to_timestamp($2::float8 / 1000) and to_timestamp($3::float8 / 1000) and ($4::bigint is null or id = $4::bigint)
   order by queue_id, position limit $5::int for update skip locked),
 d as (delete from postern.dead where ctid = any (array(select tid from t)) returning *),
+g as materialized (
+  select postern.lock_keys(array_agg(q.id), array_agg(t.key)) as n from t join q on q.keyed where t.key is not null),
 n as materialized (
-  select d.*, q.ttl_ms, nextval('postern.message_position') * case when q.lifo then -1 else 1 end as fresh
-  from (select * from d order by position) d cross join q),
+  select d.*, q.ttl_ms, q.keyed and d.key is not null as chained, nextval('postern.message_position') * case when q.lifo then -1 else 1 end as fresh
+  from (select * from d order by position) d cross join q cross join g where coalesce(g.n, 0) >= 0),
+v as (
+  insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
+  select queue_id, key, fresh, id, now(), lane | 1, enqueued_at, now() + ttl_ms * interval '1 ms', content_type, headers, body from n where chained),
 m as (
   insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
-  select queue_id, lane | 1, fresh, id, enqueued_at, now() + ttl_ms * interval '1 ms', content_type, key, headers, body from n)
-select queue_id, lane | 1 as lane, min(fresh) as position, count(*)::int as n from n group by queue_id, lane | 1`
+  select queue_id, lane | 1, fresh, id, enqueued_at, now() + ttl_ms * interval '1 ms', content_type, key, headers, body from n where not chained)
+select queue_id, lane | 1 as lane, min(fresh) filter (where not chained) as position, count(*)::int as n, jsonb_agg(distinct key) filter (where chained)::text as freed
+from n group by queue_id, lane | 1`
 
-type Row = { queue_id: number; lane: number; position: number; n: number }
+type Row = { queue_id: number; lane: number; position: number | null; n: number; freed: string | null }
 
-const appendedOf = (rows: readonly Row[]) => ({
-  appended: rows.map((row): Appended => ({ queueId: row.queue_id, lane: row.lane, position: row.position })),
+const appendedOf = (rows: readonly Row[]): Revived => ({
+  appended: rows.flatMap(({ queue_id: queueId, lane, position }) =>
+    position === null ? [] : [{ queueId, lane, position }],
+  ),
+  freed: rows.flatMap((row) =>
+    (JSON.parse(row.freed ?? '[]') as string[]).map((key) => ({ queueId: row.queue_id, key, after: 0 })),
+  ),
   count: rows.reduce((sum, row) => sum + row.n, 0),
 })
 
-export async function revive(
-  db: Database,
-  queueId: number,
-  { fromMs, toMs }: Span,
-  limit: number,
-): Promise<{ appended: Appended[]; count: number }> {
+export async function revive(db: Database, queueId: number, { fromMs, toMs }: Span, limit: number): Promise<Revived> {
   return appendedOf(await db.hot<Row>(reviveText, [queueId, fromMs, toMs, null, limit]))
 }
 
@@ -72,11 +82,7 @@ export async function readTopicLog(
 }
 
 /** Kept messages become ready in one queue, with bodies of their own: a reference could outlive what it refers to. */
-export async function republish(
-  db: Database,
-  queueId: number,
-  ids: readonly number[],
-): Promise<{ appended: Appended[]; count: number }> {
+export async function republish(db: Database, queueId: number, ids: readonly number[]): Promise<Revived> {
   const rows = await db.hot<Row>(
     `/* republish */ with q as materialized (select id, ttl_ms from postern.queues where id = $1::int for key share),
       n as materialized (
@@ -86,7 +92,7 @@ export async function republish(
       m as (
         insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
         select queue_id, lane, fresh, log_id, published_at, now() + ttl_ms * interval '1 ms', content_type, key, headers, body from n)
-      select queue_id, lane, min(fresh) as position, count(*)::int as n from n group by queue_id, lane`,
+      select queue_id, lane, min(fresh) as position, count(*)::int as n, null::text as freed from n group by queue_id, lane`,
     [queueId, numbers(ids)],
   )
   return appendedOf(rows)

@@ -23,7 +23,8 @@ export type Probe = { queueId: number; lane: number; mark: number }
 
 /** `missing`: no such queue, or (for `send`) a bounded one, (for `sendBounded`) none. */
 export type SendResult =
-  | { status: 'stored'; id: number; dueMs: number | null; handed: boolean }
+  /** `waiting`: behind others of its key; it has to be moved up when they are done. */
+  | { status: 'stored'; id: number; dueMs: number | null; handed: boolean; waiting: boolean }
   | { status: 'duplicate'; id: number }
   | { status: 'full' }
   | { status: 'missing' }
@@ -37,13 +38,13 @@ export type SendAnswer = { results: SendResult[]; nowMs: number }
  */
 const unboundedQueues = `
   select o.slot, k.* from unnest($1::int[]) with ordinality o(id, slot) left join lateral (
-    select q.id, q."order" = 'lifo' as lifo, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
+    select q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
       q.paused or q.max_leased is not null as closed, null::boolean[] as taken
     from postern.queues q where q.id = o.id and q.max_messages is null and q.max_bytes is null for key share) k on true`
 
 /** One bounded queue: `admit` locks its row, so sends to it pass one at a time. */
 const boundedQueue = `
-  select 1 as slot, q.id, q."order" = 'lifo' as lifo, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
+  select 1 as slot, q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
     q.paused or q.max_leased is not null as closed, t.taken
   from (select postern.admit(($1::int[])[1], $24::bigint[], $25::text[], $26::int[]) as taken) t
   join postern.queues q on q.id = ($1::int[])[1] and t.taken is not null`
@@ -52,10 +53,11 @@ const boundedQueue = `
  * A message is handed over (stored already leased) only when the queue may lease and, in this statement's snapshot, no
  * ready message lies before it. The result is arrays, in the order asked: one row is cheaper than a thousand.
  */
-const statement = (name: string, queues: string): string => `/* ${name} */
-with s as materialized (${queues}),
+const statement = (name: string, queues: string, keyed: boolean): string => `/* ${name} */
+with s as materialized (${queues}),${keyed ? lockedKeys : ''}
 a as materialized (
   select array_agg(coalesce(s.id, 0) order by s.slot) as id, array_agg(coalesce(s.lifo, false) order by s.slot) as lifo,
+    array_agg(coalesce(s.keyed, false) order by s.slot) as keyed,
     array_agg(coalesce(s.delay_ms, 0) order by s.slot) as delay, array_agg(coalesce(s.ttl_ms, 0) order by s.slot) as ttl,
     array_agg(coalesce(s.dedup_window_ms, 0) order by s.slot) as dedup_window,
     array_agg(coalesce(s.closed, true) or exists (
@@ -65,7 +67,7 @@ a as materialized (
     (select b.taken from s b where b.slot = 1) as taken
   from s),
 n as materialized (
-  select i.*, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
+  select i.*, ${keyed ? 'a.keyed[i.slot] and i.key is not null' : 'false'} as chained, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
     coalesce(a.taken[i.ord], true) and a.id[i.slot] > 0 as taken,
     coalesce(nullif(i.ttl_ms, -1), a.ttl[i.slot]) as lifetime_ms,
     case when i.deliver_at_ms >= 0 then to_timestamp(i.deliver_at_ms / 1000.0)
@@ -73,7 +75,7 @@ n as materialized (
   from unnest($2::int[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[],
     $10::int[], $11::int[], $13::int[], $17::int[], $22::int[])
     with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, hand_fence, ord)
-  cross join a),
+  cross join a${keyed ? ' cross join g where g.n >= 0' : ''}),
 f as materialized (
   insert into postern.dedup as d (queue_id, dedup_id, message_id, expires_at)
   select a.id[x.slot], x.dedup_id, n.id[x.first], now() + case when n.taken[x.first] then a.dedup_window[x.slot] else 0 end * interval '1 ms'
@@ -85,7 +87,7 @@ f as materialized (
   returning message_id, expires_at > now() as live),
 w as materialized (
   select n.*, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
-    n.due_at <= now() as ready, n.hand_ms > 0 and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
+    n.due_at <= now() as ready, n.hand_ms > 0 and not n.chained and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
   from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
 m as (
   insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body,
@@ -93,7 +95,7 @@ m as (
   select queue_id, lane, position, id, now(), now() + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
     substring($12::bytea from body_from for body_bytes), case when handed then $18::bigint else 0 end,
     case when handed then now() + hand_ms * interval '1 ms' else '-infinity' end, handed::int
-  from w where taken and ready and first_id = id),
+  from w where taken and ready and first_id = id and not chained),
 l as (
   insert into postern.leases (expires_at, token, queue_id, lane, positions)
   select now() + hand_ms * interval '1 ms', $18::bigint, queue_id, lane, array_agg(position)
@@ -102,33 +104,50 @@ d as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
   select due_at, queue_id, lane, position, id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
     substring($12::bytea from body_from for body_bytes)
-  from w where taken and not ready and first_id = id)
+  from w where taken and not ready and first_id = id and not chained)${keyed ? behind : ''}
 select array_agg(first_id order by ord)::text as ids,
-  array_agg(case when queue_id = 0 then 3 when not taken then 2 when first_id <> id then 1 when handed then 4 else 0 end order by ord)::text as states,
+  array_agg(case when queue_id = 0 then 3 when not taken then 2 when first_id <> id then 1 when handed then 4 when chained then 5 else 0 end order by ord)::text as states,
   case when bool_or(not ready) then array_agg(case when ready then 0 else date_part('epoch', due_at) * 1000 end order by ord)::text end as due,
   date_part('epoch', now()) * 1000 as now_ms
 from w`
 
-const sendText = statement('send', unboundedQueues)
-const sendBoundedText = statement('send to a bounded queue', boundedQueue)
+/** Before positions are drawn: those of one key follow the order of commits. */
+const lockedKeys = `
+g as materialized (
+  select postern.lock_keys(array_agg(s.id), array_agg(i.key)) as n from unnest($2::int[], $8::text[]) i(slot, key)
+  join s on s.slot = i.slot and s.keyed where i.key is not null),`
+
+/** Whether anything of its key is under way is not asked here: that takes a look that is newer than the lock. */
+const behind = `,
+v as (
+  insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
+  select queue_id, key, id, id, due_at, lane, now(), due_at + lifetime_ms * interval '1 ms', content_type, headers::jsonb,
+    substring($12::bytea from body_from for body_bytes)
+  from w where taken and first_id = id and chained)`
+
+const sendText = statement('send', unboundedQueues, false)
+const sendKeyedText = statement('send to keyed queues', unboundedQueues, true)
+const sendBoundedText = statement('send to a bounded queue', boundedQueue, false)
+const sendBoundedKeyedText = statement('send to a bounded keyed queue', boundedQueue, true)
 
 type Row = { ids: string | null; states: string; due: string | null; now_ms: number }
 
-/** Stores messages of any number of queues that have no bound. `token` must be new; `gateway` is who asks. */
+/** Stores messages of any number of queues that have no bound, all keyed or none. `token` must be new; `gateway` is who asks. */
 export async function send(
   db: Database,
   items: readonly SendItem[],
   probes: readonly Probe[],
   token: number,
   gateway: string,
+  keyed: boolean,
 ): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(sendText, parameters(items, probes, token, gateway))
+  const [row] = await db.hot<Row>(keyed ? sendKeyedText : sendText, parameters(items, probes, token, gateway))
   return answer(row, items.length)
 }
 
 /** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
-export async function sendBounded(db: Database, items: readonly SendItem[]): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(sendBoundedText, [
+export async function sendBounded(db: Database, items: readonly SendItem[], keyed: boolean): Promise<SendAnswer> {
+  const [row] = await db.hot<Row>(keyed ? sendBoundedKeyedText : sendBoundedText, [
     ...parameters(items, [], 0, ''),
     numbers(items.map((item) => item.message.body.length)),
     texts(items.map((item) => item.message.dedupId)),
@@ -205,7 +224,7 @@ function answer(row: Row | undefined, count: number): SendAnswer {
     if (state === 2) return { status: 'full' }
     if (state === 1) return { status: 'duplicate', id }
     const dueMs = due?.[at] ?? 0
-    return { status: 'stored', id, dueMs: dueMs === 0 ? null : dueMs, handed: state === 4 }
+    return { status: 'stored', id, dueMs: dueMs === 0 ? null : dueMs, handed: state === 4, waiting: state === 5 }
   })
   return { results, nowMs: row.now_ms }
 }

@@ -1,6 +1,7 @@
 /** Ending and extending leases: each statement takes receipts of any number of queues, many callers at once. */
 import type { Receipt } from '../model/index.ts'
 import { type Database, numbers, numbersFrom, texts } from './client.ts'
+import type { FreedKey } from './keyed.ts'
 import { type MovedRow, type MoveKind, movedColumns, route } from './move.ts'
 
 /** The row of a receipt, as long as it still carries the receipt's token. The lateral with its limit keeps the index lookup. */
@@ -24,13 +25,17 @@ const ackText = `/* ack */
 with d as (
   delete from postern.messages where ctid = any (array(
     select x.tid from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) a(queue_id, lane, position, token) ${held('')}))
-  returning position)
-select array_agg(position)::text as positions from d`
+  returning queue_id, position, key, chain)
+select array_agg(position)::text as positions,
+  jsonb_agg(jsonb_build_object('queueId', queue_id, 'key', key, 'after', chain)) filter (where chain is not null) as freed from d`
 
-/** Returns the positions of the leases that this ended. */
-export async function ack(db: Database, receipts: readonly Receipt[]): Promise<Set<number>> {
-  const [row] = await db.hot<{ positions: string | null }>(ackText, place(receipts))
-  return new Set(numbersFrom(row?.positions ?? null))
+/** The positions of the leases that this ended, and the keys whose next message may move up. */
+export async function ack(
+  db: Database,
+  receipts: readonly Receipt[],
+): Promise<{ positions: Set<number>; freed: FreedKey[] }> {
+  const [row] = await db.hot<{ positions: string | null; freed: FreedKey[] | null }>(ackText, place(receipts))
+  return { positions: new Set(numbersFrom(row?.positions ?? null)), freed: row?.freed ?? [] }
 }
 
 export type Release = {

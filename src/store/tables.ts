@@ -82,6 +82,9 @@ const payload = () => ({
   body: bytea('body'),
 })
 
+/** Of the first message of its key on a keyed queue: its place in the order of the key. The others wait until it is done. */
+const chain = () => whole('chain')
+
 /** Ready and leased messages. A lease changes `lease_token`, `leased_until` and `attempts` only: no index may contain them. */
 export const messages = postern.table(
   'messages',
@@ -89,6 +92,7 @@ export const messages = postern.table(
     /** 0: ready. */
     leaseToken: whole('lease_token').notNull().default(0),
     leasedUntil: instant('leased_until').notNull().default(new Date(0)),
+    chain: chain(),
     ...payload(),
   },
   (t) => [
@@ -96,17 +100,37 @@ export const messages = postern.table(
     /** Only messages that have moved (retried, promoted, dead-lettered): the others are found by their first position. */
     index('messages_moved').on(t.id).where(sql`${t.id} <> abs(${t.position})`),
     /** Tells whether anybody still needs a body of `topic_log`. */
+    index('messages_chain').on(t.queueId, t.key, t.chain).where(isNotNull(t.chain)),
     index('messages_log').on(t.logId).where(isNotNull(t.logId)),
   ],
 )
 
 /** Delayed and backing-off messages, until they are due. */
-export const scheduled = postern.table('scheduled', { dueAt: instant('due_at').notNull(), ...payload() }, (t) => [
-  primaryKey({ columns: [t.dueAt, t.position] }),
-  index('scheduled_queue').on(t.queueId, t.dueAt, t.position),
-  index('scheduled_id').on(t.id),
-  index('scheduled_log').on(t.logId).where(isNotNull(t.logId)),
-])
+export const scheduled = postern.table(
+  'scheduled',
+  { dueAt: instant('due_at').notNull(), chain: chain(), ...payload() },
+  (t) => [
+    primaryKey({ columns: [t.dueAt, t.position] }),
+    index('scheduled_queue').on(t.queueId, t.dueAt, t.position),
+    index('scheduled_id').on(t.id),
+    index('scheduled_chain').on(t.queueId, t.key, t.chain).where(isNotNull(t.chain)),
+    index('scheduled_log').on(t.logId).where(isNotNull(t.logId)),
+  ],
+)
+
+/**
+ * On keyed queues: messages behind the first of their key, which alone is in `messages` or `scheduled`. Positions of one key follow the
+ * order of commits, because senders hold the key's lock.
+ */
+export const waiting = postern.table(
+  'waiting',
+  { ...payload(), dueAt: instant('due_at').notNull(), key: text('key').notNull() },
+  (t) => [
+    primaryKey({ columns: [t.queueId, t.key, t.position] }),
+    index('waiting_position').on(t.queueId, t.position),
+    index('waiting_moved').on(t.id).where(sql`${t.id} <> ${t.position}`),
+  ],
+)
 
 /** One row for each lease statement, queue and lane: expiry finds its messages here and never scans them. */
 export const leases = postern.table(

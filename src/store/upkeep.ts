@@ -19,8 +19,8 @@ n as materialized (
   select d.*, nextval('postern.message_position') * case when q."order" = 'lifo' then -1 else 1 end as fresh
   from (select * from d order by due_at, position) d join postern.queues q on q.id = d.queue_id),
 m as (
-  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body)
-  select queue_id, lane, fresh, id, enqueued_at, expires_at, attempts, log_id, content_type, key, headers, body from n)
+  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body)
+  select queue_id, lane, fresh, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body from n)
 select n.queue_id, n.lane, min(n.fresh) as position, count(*)::int as n, null::float8 as next_ms from n group by n.queue_id, n.lane
 union all
 select null, null, null, null, (
@@ -69,7 +69,7 @@ z as (
       or (select count(*) from h where h.lease_tid = l.lease_tid) = (select count(*) from gone where gone.lease_tid = l.lease_tid))))
 select ${movedColumns}, null::int as leases, null::float8 as next_ms from k
 union all
-select null, null, null, null, null, null, (select count(*)::int from l), (
+select null, null, null, null, null, null, null, null, null, (select count(*)::int from l), (
   select date_part('epoch', e.expires_at - now()) * 1000 from postern.leases e where e.expires_at > now() order by e.expires_at limit 1)`
 
 type ExpireRow = MovedRow & { fate: MovedRow['fate'] | null; leases: number | null; next_ms: number | null }
@@ -103,7 +103,7 @@ gone as (
 ${route}
 select ${movedColumns}, null::int as at_queue_id, null::int as at_lane, null::bigint as at_position from k
 union all
-(select null, null, null, null, null, null, queue_id, lane, position from s order by queue_id desc, lane desc, position desc limit 1)`
+(select null, null, null, null, null, null, null, null, null, queue_id, lane, position from s order by queue_id desc, lane desc, position desc limit 1)`
 
 type RetireRow = MovedRow & {
   fate: MovedRow['fate'] | null
@@ -152,8 +152,11 @@ s(id) as (
   select (select min(queue_id) from postern.scheduled where queue_id > s.id) from s where s.id is not null),
 d(id) as (
   select min(queue_id) from postern.dead union all
-  select (select min(queue_id) from postern.dead where queue_id > d.id) from d where d.id is not null)
-select distinct x.id from (select id from m union all select id from s union all select id from d) x
+  select (select min(queue_id) from postern.dead where queue_id > d.id) from d where d.id is not null),
+w(id) as (
+  select min(queue_id) from postern.waiting union all
+  select (select min(queue_id) from postern.waiting where queue_id > w.id) from w where w.id is not null)
+select distinct x.id from (select id from m union all select id from s union all select id from d union all select id from w) x
 where x.id is not null and not exists (select 1 from postern.queues q where q.id = x.id)`
 
 export async function orphans(db: Database): Promise<number[]> {
@@ -172,8 +175,11 @@ s as (
     select ctid from postern.scheduled where queue_id = any ($1::int[]) and abs(position) <= $3::bigint limit $4::int for update skip locked)) returning 1),
 d as (
   delete from postern.dead where 'dead' = any ($2::text[]) and ctid = any (array(
-    select ctid from postern.dead where queue_id = any ($1::int[]) and position <= $3::bigint limit $4::int for update skip locked)) returning 1)
-select (select count(*) from m)::int + (select count(*) from s)::int + (select count(*) from d)::int as n`
+    select ctid from postern.dead where queue_id = any ($1::int[]) and position <= $3::bigint limit $4::int for update skip locked)) returning 1),
+w as (
+  delete from postern.waiting where 'ready' = any ($2::text[]) and ctid = any (array(
+    select ctid from postern.waiting where queue_id = any ($1::int[]) and position <= $3::bigint limit $4::int for update skip locked)) returning 1)
+select (select count(*) from m)::int + (select count(*) from s)::int + (select count(*) from d)::int + (select count(*) from w)::int as n`
 
 /** Of messages up to position `upTo`, so that what is sent meanwhile stays. Returns how many it deleted. */
 export async function sweep(

@@ -1,0 +1,59 @@
+/**
+ * Keyed queues: when the message of a key that was under way is done, the next one moves up. Whoever adds to a key or finishes its
+ * first message asks for it here; what is lost with a gateway is found by a walk over the keys that have waiting messages.
+ */
+import { LRUCache } from 'lru-cache'
+import { batch } from '../base/index.ts'
+import { BrokerError } from '../model/index.ts'
+import type { Appended, Database, FreedKey } from '../store/index.ts'
+import * as store from '../store/index.ts'
+
+export type Elector = {
+  /** Messages of these keys were stored, or their first is done. Does not wait for it. */
+  elect(keys: readonly FreedKey[]): void
+}
+
+type Options = {
+  db: Database
+  appended(item: Appended): void
+  scheduled(inMs: number): void
+  log(event: string, fields?: Record<string, unknown>): void
+}
+
+/** Places up to which keys are known to be done: places only grow, so what is kept here is never wrong, only old. */
+const mostKnown = 100_000
+
+export function createElector({ db, appended, scheduled, log }: Options): Elector {
+  const done = new LRUCache<string, number>({ max: mostKnown })
+
+  const run = batch<FreedKey, null>(
+    async (keys) => {
+      const known = keys.map((each) => {
+        const name = `${each.queueId} ${each.key}`
+        const after = Math.max(each.after, done.get(name) ?? 0)
+        if (after > 0) done.set(name, after)
+        return { ...each, after }
+      })
+      const { appended: items, dueInMs } = await store.elect(db, known)
+      for (const item of items) appended(item)
+      for (const ms of dueInMs) scheduled(ms)
+      return keys.map(() => null)
+    },
+    {
+      lanes: 2,
+      maxWeight: 1000,
+      weigh: () => 1,
+      maxWaiting: 100_000,
+      overloaded: () =>
+        new BrokerError('unavailable', 'Too many keys wait for their next message.', { retryAfterS: 1 }),
+      harmless: store.certainlyFailed,
+    },
+  )
+
+  return {
+    elect(keys) {
+      // The walk finds what could not be moved up now.
+      for (const key of keys) run(key).catch((error: unknown) => log('moving up a key failed', { error }))
+    },
+  }
+}

@@ -1,0 +1,195 @@
+/** Keyed queues: strict order for each key, one lease of it at a time, whatever happens. */
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Broker } from '../src/broker/index.ts'
+import type { Delivery, QueueSettings } from '../src/model/index.ts'
+import { ack, type Bench, bodies, brokersOn, message, receive, send, settle } from './support/broker.ts'
+import { eventually } from './support/postgres.ts'
+
+let bench: Bench
+let a: Broker
+let b: Broker
+
+beforeAll(async () => {
+  bench = await brokersOn(2)
+  ;[a, b] = bench.brokers as [Broker, Broker]
+})
+afterAll(() => bench.stop())
+
+let names = 0
+async function keyedQueue(settings: Partial<QueueSettings> = {}): Promise<string> {
+  const name = `keyed${++names}`
+  await a.admin.putQueue(name, { order: 'keyed', ...settings })
+  return name
+}
+
+const of = (key: string, body: string, more: Parameters<typeof message>[1] = {}) => message(body, { key, ...more })
+const take = (broker: Broker, queue: string, max = 10) => receive(broker, queue, max, { waitMs: 5000 })
+const nack = (broker: Broker, delivery: Delivery | undefined, delayMs = 0) =>
+  settle(broker, { action: 'nack', receipt: delivery?.receipt ?? '', delayMs })
+
+test('one message of a key is out at a time, others of other keys meanwhile, those without a key freely', async () => {
+  const q = await keyedQueue()
+  await send(a, q, of('x', 'x1'), of('x', 'x2'), of('y', 'y1'), message('free1'), message('free2'), of('x', 'x3'))
+  const first: Delivery[] = []
+  await eventually(async () => first.push(...(await receive(b, q, 10))) && first.length === 4)
+  expect(bodies(first).sort()).toEqual(['free1', 'free2', 'x1', 'y1'])
+  expect(await receive(a, q, 10)).toEqual([])
+  await ack(a, ...first)
+  const second = await take(b, q)
+  expect(bodies(second)).toEqual(['x2'])
+  await ack(b, ...second)
+  expect(bodies(await take(a, q))).toEqual(['x3'])
+})
+
+test('a failing message blocks its key through retries and backoff, and no other; then it is a dead letter and the key goes on', async () => {
+  const q = await keyedQueue({ maxAttempts: 3 })
+  await send(a, q, of('bad', '1'), of('bad', '2'))
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    const [got] = await take(attempt % 2 ? a : b, q)
+    expect(got).toMatchObject({ attempt })
+    expect(got?.body.toString()).toBe('1')
+    await nack(b, got, 30)
+    await send(a, q, of('good', `${attempt}`))
+    const [other] = await receive(b, q, 1, { waitMs: 5000 })
+    expect(other?.key === 'good' || attempt < 3 || other?.body.toString() === '2').toBe(true)
+    if (other?.key === 'good') await ack(a, other)
+    else await nack(a, other)
+  }
+  await eventually(async () => (await a.admin.getQueue(q)).counts.dead === 1)
+  await eventually(async () => {
+    const got = await take(a, q)
+    await ack(a, ...got)
+    return bodies(got).includes('2')
+  })
+})
+
+test('a lease that runs out keeps its key, and the message comes again first', async () => {
+  const q = await keyedQueue({ leaseMs: 1000 })
+  await send(a, q, of('k', '1'), of('k', '2'))
+  expect(bodies(await take(a, q))).toEqual(['1'])
+  const again = await take(b, q)
+  expect(again).toMatchObject([{ attempt: 2 }])
+  expect(bodies(again)).toEqual(['1'])
+  await ack(b, ...again)
+  expect(bodies(await take(a, q))).toEqual(['2'])
+})
+
+test('a delay keeps the order of its key', async () => {
+  const q = await keyedQueue()
+  const startMs = performance.now()
+  await send(a, q, of('k', '1', { delayMs: 300 }), of('k', '2'), of('other', 'now'))
+  expect(bodies(await take(b, q))).toEqual(['now'])
+  const got = await take(b, q)
+  expect(performance.now() - startMs).toBeGreaterThan(299)
+  expect(bodies(got)).toEqual(['1'])
+  await ack(a, ...got)
+  expect(bodies(await take(a, q))).toEqual(['2'])
+})
+
+test('what waits behind its key is counted, browsed, found, deleted and purged as ready', async () => {
+  const q = await keyedQueue()
+  const ids = await send(a, q, of('k', '1'), of('k', '2'), of('k', '3'), of('k', '4'))
+  expect((await b.admin.getQueue(q)).counts.ready).toBe(4)
+  const { data } = await b.admin.browseMessages(q, 'ready', { limit: 10, cursor: null })
+  expect(data.map((each) => each.body.toString())).toEqual(['1', '2', '3', '4'])
+  const page = await b.admin.browseMessages(q, 'ready', { limit: 2, cursor: null })
+  const rest = await b.admin.browseMessages(q, 'ready', { limit: 2, cursor: page.nextCursor })
+  expect(rest.data.map((each) => each.body.toString())).toEqual(['3', '4'])
+  expect(await b.admin.getMessage(q, ids[2] ?? '')).toMatchObject({ state: 'ready', key: 'k' })
+  await a.admin.deleteMessage(q, ids[1] ?? '')
+  const [head] = await take(a, q)
+  await ack(a, ...(head ? [head] : []))
+  expect(bodies(await take(b, q))).toEqual(['3'])
+  // The one that is out, deleted by an operator, makes way too.
+  await a.admin.deleteMessage(q, ids[2] ?? '')
+  expect(bodies(await take(b, q))).toEqual(['4'])
+  await send(a, q, of('k', '5'), of('k', '6'))
+  await a.admin.purgeQueue(q, ['ready', 'delayed', 'leased'])
+  expect((await b.admin.getQueue(q)).counts).toMatchObject({ ready: 0, leased: 0 })
+  await a.admin.deleteQueue(q, false)
+})
+
+test('a key whose first message vanished without a word goes on by itself', async () => {
+  const q = await keyedQueue()
+  await send(a, q, of('k', '1'), of('k', '2'))
+  expect(bodies(await take(a, q))).toEqual(['1'])
+  // As if a gateway had died between its ack and moving up the next.
+  await bench.db.sql`delete from postern.messages m using postern.queues q where q.id = m.queue_id and q.name = ${q}`
+  expect(bodies(await receive(b, q, 1, { waitMs: 15_000 }))).toEqual(['2'])
+}, 30_000)
+
+test('copies of a publish, dead letters that come back, dedup and bounds keep to the rules', async () => {
+  const q = await keyedQueue({ maxMessages: 4 })
+  await a.admin.putTopic('to-keyed', {})
+  await a.admin.putBinding('to-keyed', 'x', { queue: q, pattern: '#', filter: null })
+  await a.publish('to-keyed', '', of('k', '1'))
+  await b.publish('to-keyed', '', of('k', '2'))
+  await send(a, q, of('k', '3', { dedupId: 'd' }))
+  const [again] = await a.send(q, [of('k', '3', { dedupId: 'd' })])
+  expect(again).toMatchObject({ deduplicated: true })
+  await send(a, q, of('k', '4'))
+  await expect(a.publish('to-keyed', '', of('k', '5'))).rejects.toMatchObject({ code: 'queue_full' })
+  expect(await a.send(q, [of('k', '5')])).toMatchObject([{ code: 'queue_full' }])
+  for (const expected of ['1', '2', '3', '4']) {
+    const got = await take(b, q)
+    expect(bodies(got)).toEqual([expected])
+    await ack(a, ...got)
+  }
+})
+
+test('random producers, consumers, nacks and crashes on two gateways: per-key order, one lease a key, nothing lost', async () => {
+  const seed = Number(process.env.POSTERN_SEED ?? Math.floor(Math.random() * 2 ** 31))
+  console.log(`POSTERN_SEED=${seed}`)
+  let state = seed
+  const random = (n: number): number => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff
+    return (state >>> 8) % n
+  }
+  const q = await keyedQueue({ maxAttempts: 1000, leaseMs: 1000 })
+  const keys = 12
+  const each = 60
+  const producing = Promise.all(
+    Array.from({ length: keys }, async (_, key) => {
+      for (let n = 0; n < each; ) {
+        const count = Math.min(each - n, 1 + random(4))
+        const some = Array.from({ length: count }, (_, at) => of(`${key}`, `${n + at}`))
+        await send(random(2) ? a : b, q, ...some)
+        n += count
+      }
+    }),
+  )
+  const next = Array.from({ length: keys }, () => 0)
+  const out = new Map<string, number>()
+  let done = 0
+  await Promise.all(
+    Array.from({ length: 8 }, async (_, consumer) => {
+      const broker = consumer % 2 ? a : b
+      while (done < keys * each) {
+        for (const got of await receive(broker, q, 1 + random(5), { waitMs: 200 })) {
+          const key = Number(got.key)
+          const nowMs = performance.now()
+          // The lease of whoever has it, by this process's clock, less what a message takes on its way.
+          expect(out.get(`${key}`) ?? 0, `key ${key} is out twice`).toBeLessThan(nowMs)
+          expect(Number(got.body), `key ${key}`).toBe(next[key])
+          const fate = random(10)
+          if (fate === 0) {
+            out.set(`${key}`, nowMs + 500)
+            continue // crashed: the lease runs out
+          }
+          out.set(`${key}`, Number.POSITIVE_INFINITY)
+          await new Promise((resolve) => setImmediate(resolve))
+          out.set(`${key}`, 0)
+          if (fate < 3) await nack(broker, got, random(2) * 20)
+          else {
+            next[key] = (next[key] ?? 0) + 1
+            done++
+            expect(await ack(broker, got)).toEqual(['acked'])
+          }
+        }
+      }
+    }),
+  )
+  await producing
+  expect(next.every((n) => n === each)).toBe(true)
+  expect((await a.admin.getQueue(q)).counts).toEqual({ ready: 0, delayed: 0, leased: 0, dead: 0 })
+}, 120_000)
