@@ -17,9 +17,9 @@ const pinned = await holder.reserve()
 await pinned`begin isolation level repeatable read`
 await pinned`select pg_current_xact_id()`
 
-const signal = new AbortController().signal
 const hundred = Array.from({ length: 100 }, () => message)
-const receive = (max: number) => broker.receive('q', { max, waitMs: 1000, leaseMs: null, signal })
+const receive = (max: number) =>
+  broker.receive('q', { max, waitMs: 1000, leaseMs: null, signal: new AbortController().signal })
 async function ack(messages: readonly { receipt: string }[]): Promise<number> {
   await broker.settle(
     messages.map(({ receipt }) => ({ action: 'ack' as const, receipt })),

@@ -36,7 +36,7 @@ export function pushPart(place: Place): Part {
     run: async (roundMs) => await bareRate(await started(), concurrency, roundMs),
   })
   const webhooks = (concurrency: number): Scenario => ({
-    name: `push  webhooks, concurrency ${concurrency}`,
+    name: `push  webhooks, ${concurrency} at once`,
     prepare: started,
     run: async (roundMs) => await webhookRate(broker, await started(), concurrency, roundMs),
   })

@@ -7,7 +7,6 @@ const hundred = Array.from({ length: 100 }, () => message)
 const backlog = 150_000
 
 export function queuesPart({ broker }: Place): Part {
-  const signal = new AbortController().signal
   const made = once(async () => {
     for (const queue of ['send', 'full', 'cycle', 'latency']) await broker.admin.putQueue(queue, {})
   })
@@ -17,7 +16,12 @@ export function queuesPart({ broker }: Place): Part {
     await fill(broker, 'full', backlog)
   }
   async function take(queue: string, max: number, waitMs: number): Promise<number> {
-    const { messages } = await broker.receive(queue, { max, waitMs, leaseMs: null, signal })
+    const { messages } = await broker.receive(queue, {
+      max,
+      waitMs,
+      leaseMs: null,
+      signal: new AbortController().signal,
+    })
     await broker.settle(
       messages.map(({ receipt }) => ({ action: 'ack' as const, receipt })),
       may,
@@ -48,7 +52,12 @@ export function queuesPart({ broker }: Place): Part {
     await made()
     const took: number[] = []
     for (let n = 0; n < 400; n++) {
-      const waiting = broker.receive('latency', { max: 1, waitMs: 5000, leaseMs: null, signal })
+      const waiting = broker.receive('latency', {
+        max: 1,
+        waitMs: 5000,
+        leaseMs: null,
+        signal: new AbortController().signal,
+      })
       await sleep(5)
       const startMs = performance.now()
       const sending = broker.send('latency', [message])

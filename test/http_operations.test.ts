@@ -112,7 +112,15 @@ describe('every answer', () => {
 
 describe('errors', () => {
   test('an unknown path is 404, also under a known one', async () => {
-    for (const path of ['/', '/v1', '/v1/queues/', '/v1/queues/a/b', '/v1/topics', '/v1/leases/a/b/c', '//v1/queues']) {
+    for (const path of [
+      '/',
+      '/v1',
+      '/v1/queues/',
+      '/v1/queues/a/b',
+      '/v1/nothing',
+      '/v1/leases/a/b/c',
+      '//v1/queues',
+    ]) {
       expect(await refusal(await app.request(path)), path).toMatchObject({ status: 404, code: 'not_found' })
     }
     expect((await app.request('/v1/leases/a-receipt/b')).status).toBe(404)
