@@ -189,7 +189,7 @@ describe('delay and dedup', () => {
     expect(await receive(b, q)).toEqual([])
     expect(await receive(b, q, 1, { waitMs: 5000 })).toHaveLength(1)
     const [gotAt] = await bench.db.sql`select clock_timestamp() as at`
-    expect(gotAt?.at - sentAt?.at).toBeGreaterThan(380)
+    expect(gotAt?.at - sentAt?.at).toBeGreaterThanOrEqual(380)
   })
 
   test('of many sends with one dedup id, on two gateways at once, one is stored', async () => {

@@ -11,13 +11,14 @@ import {
   parseMessageId,
   priorityOf,
   type Queue,
+  type QueueKey,
   type QueueSettings,
   type StoredMessage,
 } from '../model/index.ts'
-import type { Counted, Database, FreedKey, StoredRow } from '../store/index.ts'
+import type { Appended, Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
-import { decodeCursor, encodeCursor, pageByName } from './cursor.ts'
+import { decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
 import type { Admin, QueueWithCounts, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
@@ -27,6 +28,7 @@ type Options = {
   access: Access
   counted: Counter
   elect(keys: readonly FreedKey[]): void
+  appended(item: Appended): void
   /** Sent and settled here and not yet recorded. */
   unrecorded(queueId: number): { sent: number; settled: number }
   queueChanged(queueId: number): void
@@ -44,6 +46,7 @@ export function createAdmin({
   access,
   counted,
   elect,
+  appended,
   unrecorded,
   queueChanged,
   queueDeleted,
@@ -67,6 +70,8 @@ export function createAdmin({
     given: Partial<QueueSettings>,
   ): Promise<{ queue: QueueWithCounts; created: boolean }> {
     if ((await queues.find(name))?.backlog) throw isBacklog(name)
+    if (given.fair && ((await queues.find(name))?.order ?? given.order ?? 'fifo') !== 'fifo')
+      throw invalid('/fair', 'only a fifo queue can be fair: keyed ones already share, lifo ones cannot')
     const target = given.deadLetterQueue ?? null
     if (target === name) throw invalid('/dead_letter_queue', 'a queue cannot be its own dead-letter queue')
     const put = await store.putQueue(
@@ -179,6 +184,21 @@ export function createAdmin({
       if (freedKey !== null) elect([{ queueId: queue.id, key: freedKey, after: 0 }])
       queueChanged(queue.id)
     },
+    async browseKeys(name, blocked, { limit, cursor }) {
+      const queue = await queues.fresh(name)
+      const rows = await store.listQueueKeys(db, queue.id, blocked, textCursor(cursor), limit + 1)
+      const last = rows.length > limit ? rows[limit - 1] : undefined
+      return { data: rows.slice(0, limit).map(keyFrom), nextCursor: last ? encodeCursor({ after: last.key }) : null }
+    },
+    async unblockKey(name, key, action) {
+      const queue = await queues.fresh(name)
+      const { blocked, found, appended: item, chain } = await store.unblock(db, queue.id, key, action === 'retry')
+      if (!blocked) throw new BrokerError('key_not_blocked', `The key ${key} is not blocked.`)
+      if (!found)
+        throw new BrokerError('message_not_found', 'The dead letter is not in this queue any more: drop it instead.')
+      if (item) appended(item)
+      else elect([{ queueId: queue.id, key, after: chain }])
+    },
     createKey: access.create,
     async listKeys({ limit, cursor }) {
       const from = decodeCursor(cursor, { at: 0, id: '' })
@@ -231,6 +251,20 @@ export function countCache(db: Database): Counter {
     return found
   }
 }
+
+const keyFrom = (row: KeyRow): QueueKey => ({
+  key: row.key,
+  waiting: row.waiting,
+  blocked:
+    row.blocked_at === null || row.message_id === null || row.reason === null
+      ? null
+      : {
+          since: row.blocked_at,
+          messageId: messageId(row.message_id),
+          reason: row.reason,
+          lastError: row.last_error,
+        },
+})
 
 function storedFrom(row: StoredRow): StoredMessage {
   return {

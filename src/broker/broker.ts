@@ -2,7 +2,7 @@
 import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
 import { BrokerError, type Delivery, messageId, priorityOf, receiptCodec } from '../model/index.ts'
 import * as store from '../store/index.ts'
-import { type Appended, connect, type FreedKey, type MovedRow, type MoveKind } from '../store/index.ts'
+import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
@@ -80,6 +80,7 @@ export function createBroker(options: BrokerOptions): Broker {
     },
     giveBack: (taken) => endLeases(taken, 'return'),
     bury,
+    leased: (rows) => elect(rows.flatMap(turnOver)),
     log,
   })
   const { elect } = createElector({
@@ -113,6 +114,13 @@ export function createBroker(options: BrokerOptions): Broker {
   const topics = createTopics(db)
   const publish = createPublisher({ db, topics, handOver, gateway, ...stored })
   const parts: DeskParts = createDesk({ db, cluster, forget: marks.forget })
+
+  /** On a fair queue a key's turn is over with the lease. */
+  function turnOver({ queue_id: queueId, key, chain }: LeasedRow): FreedKey[] {
+    return chain !== null && key !== null && queues.known(queueId)?.order !== 'keyed'
+      ? [{ queueId, key, after: chain }]
+      : []
+  }
 
   function receipts(): ReturnType<typeof receiptCodec> {
     if (!codec) throw new BrokerError('unavailable', 'The gateway is starting.', { retryAfterS: 1 })
@@ -201,6 +209,7 @@ export function createBroker(options: BrokerOptions): Broker {
     access,
     counted,
     elect,
+    appended: ownAppended,
     unrecorded: rates.unrecorded,
     queueChanged(queueId) {
       marks.forget(queueId)

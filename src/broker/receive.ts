@@ -50,6 +50,8 @@ type Options = {
   giveBack(taken: readonly Taken[]): void
   /** Leased, but its time is up or its attempts are spent. */
   bury(taken: readonly Taken[]): void
+  /** These were leased, so that on a fair queue the next of their keys may take their turn. */
+  leased(rows: readonly LeasedRow[]): void
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -57,7 +59,7 @@ type Options = {
 type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; flight: Flight }
 const nothing = { rows: [], closed: new Set<number>() }
 
-export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, log }: Options): Receiver {
+export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, leased, log }: Options): Receiver {
   const lines = createLines()
   const hungry = new Set<number>()
   let running = 0
@@ -135,6 +137,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
           ? nothing
           : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes, cluster.gateway)
       deal(shares, rows, closed, token)
+      leased(rows)
     } catch (error) {
       for (const { flight, waiters } of shares) {
         marks.failed(flight)

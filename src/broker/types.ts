@@ -13,6 +13,7 @@ import type {
   Published,
   Queue,
   QueueCounts,
+  QueueKey,
   QueueSettings,
   QueueStats,
   Scope,
@@ -188,6 +189,10 @@ export type Admin = TopicAdmin &
     /** Throws message_not_found. */
     getMessage(queue: string, id: string): Promise<StoredMessage>
     deleteMessage(queue: string, id: string): Promise<void>
+    /** Keys with messages that wait behind others, or (`blocked`) those that a dead letter has stopped. In the order of the keys. */
+    browseKeys(queue: string, blocked: boolean, options: PageOptions): Promise<Page<QueueKey>>
+    /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
+    unblockKey(queue: string, key: string, action: 'retry' | 'drop'): Promise<void>
     /** The secret is returned here and never again. */
     createKey(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
     listKeys(options: PageOptions): Promise<Page<ApiKey>>

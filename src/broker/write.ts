@@ -30,8 +30,9 @@ type Options = {
 /** So that a batch of the largest bodies is about 16 MiB, and one of small ones a thousand messages. */
 const weigh = (call: Call): number => call.messages.reduce((sum, message) => sum + 1 + message.body.length / 16_384, 0)
 
-/** Sends to keyed queues take locks, so they do not travel with the others. */
+/** Sends to keyed and fair queues take locks, so they do not travel with the others. */
 const keyedGroup = -1
+const hasOrderedKeys = (queue: Queue): boolean => queue.order === 'keyed' || queue.fair
 const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
 
 export function createWriter(options: Options): Writer {
@@ -51,7 +52,7 @@ export function createWriter(options: Options): Writer {
     const outcomes: (Outcome | Error)[] = calls.map(() => ({ results: [], nowMs: 0 }))
     const groups = new Map<number, number[]>()
     calls.forEach((call, at) => {
-      const group = isBounded(call.queue) ? call.queue.id : call.queue.order === 'keyed' ? keyedGroup : 0
+      const group = isBounded(call.queue) ? call.queue.id : hasOrderedKeys(call.queue) ? keyedGroup : 0
       const members = groups.get(group)
       if (members) members.push(at)
       else groups.set(group, [at])
@@ -100,7 +101,7 @@ export function createWriter(options: Options): Writer {
   }
 
   async function storeBounded(items: Item[], queue: Queue | undefined): Promise<SendAnswer> {
-    const answer = await store.sendBounded(db, items, queue?.order === 'keyed')
+    const answer = await store.sendBounded(db, items, queue !== undefined && hasOrderedKeys(queue))
     // Messages of this very statement could not be dropped by it: what did not fit goes once more.
     const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
     if (queue?.overflow === 'drop_oldest' && again.length > 0 && again.length < items.length) {
@@ -157,7 +158,7 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
       (message.delayMs ?? queue.delayMs) === 0 &&
       message.deliverAtMs === null &&
       message.dedupId === null &&
-      (queue.order !== 'keyed' || message.key === null),
+      (message.key === null || !hasOrderedKeys(queue)),
     group: atomic ? at + 1 : 0,
     handMs: 0,
     handFence: 0,

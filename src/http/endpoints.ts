@@ -9,6 +9,7 @@ import { leaseEndpoints } from './leases.ts'
 import { messageEndpoints } from './messages.ts'
 import { operationEndpoints } from './operations.ts'
 import { publishEndpoints } from './publish.ts'
+import { queueKeyEndpoints } from './queue_keys.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
 import { settleEndpoints } from './settle.ts'
@@ -18,6 +19,7 @@ import { topicEndpoints } from './topics.ts'
 
 const api: readonly Endpoint[] = [
   ...queueEndpoints,
+  ...queueKeyEndpoints,
   ...messageEndpoints,
   ...batchEndpoints,
   ...receiveEndpoints,

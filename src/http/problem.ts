@@ -20,6 +20,7 @@ const table = {
   method_not_allowed: { status: 405, title: 'Method not allowed' },
   queue_not_empty: { status: 409, title: 'Queue not empty' },
   topic_not_empty: { status: 409, title: 'Topic not empty' },
+  key_not_blocked: { status: 409, title: 'Key not blocked' },
   changed_meanwhile: { status: 409, title: 'Changed meanwhile' },
   setting_is_fixed: { status: 409, title: 'Setting is fixed' },
   lease_lost: { status: 409, title: 'Lease lost' },

@@ -58,6 +58,12 @@ export const settingsIn = z
       dedup_window: duration(limits.dedupWindowMs).optional(),
       max_leased: integer(limits.maxLeased).nullable().optional(),
       paused: flag.optional(),
+      on_dead: z.enum(['continue', 'block'], 'must be continue or block').optional().openapi({
+        description: 'Of a keyed queue: whether a key goes on after a dead letter, or waits until it is unblocked.',
+      }),
+      fair: flag.optional().openapi({
+        description: 'Of a fifo queue: keys take turns, so that one with many messages does not delay the others.',
+      }),
     },
     { error: objectError('must be an object of settings') },
   )
@@ -77,6 +83,8 @@ export const settingsIn = z
       dedupWindowMs: given.dedup_window,
       maxLeased: given.max_leased,
       paused: given.paused,
+      onDead: given.on_dead,
+      fair: given.fair,
     } satisfies { [K in keyof Required<QueueSettings>]: QueueSettings[K] | undefined }),
   )
   .openapi('QueueSettings', {
@@ -115,6 +123,8 @@ export const queueOut = z
     dedup_window: durationOut,
     max_leased: z.int().nullable(),
     paused: z.boolean(),
+    on_dead: z.enum(['continue', 'block']),
+    fair: z.boolean(),
     counts: countsOut,
     created_at: timeOut,
     updated_at: timeOut,
@@ -144,6 +154,8 @@ export function queueJson(queue: QueueWithCounts): z.input<typeof queueOut> {
     dedup_window: formatDuration(queue.dedupWindowMs),
     max_leased: queue.maxLeased,
     paused: queue.paused,
+    on_dead: queue.onDead,
+    fair: queue.fair,
     counts: { ready: counts.ready, delayed: counts.delayed, leased: counts.leased, dead: counts.dead },
     created_at: queue.createdAt.toISOString(),
     updated_at: queue.updatedAt.toISOString(),

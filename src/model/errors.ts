@@ -17,6 +17,7 @@ export const codes = [
   'method_not_allowed',
   'queue_not_empty',
   'topic_not_empty',
+  'key_not_blocked',
   'setting_is_fixed',
   'changed_meanwhile',
   'lease_lost',

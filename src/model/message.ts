@@ -74,6 +74,14 @@ export type StoredMessage = {
   dead: { reason: DeathReason; lastError: string | null; diedAt: Date; origin: string } | null
 }
 
+/** A key of a keyed or fair queue, and what has stopped it. */
+export type QueueKey = {
+  key: string
+  /** Messages behind those that are under way. */
+  waiting: number
+  blocked: { since: Date; messageId: string; reason: DeathReason; lastError: string | null } | null
+}
+
 export type SettleAction =
   | { action: 'ack'; receipt: string }
   /** `delayMs` null: the queue's backoff. `error` is kept as the last one. */

@@ -22,6 +22,10 @@ export type QueueSettings = {
   dedupWindowMs: number
   maxLeased: number | null
   paused: boolean
+  /** Of a keyed queue: whether a key goes on after a dead letter, or waits until it is unblocked. */
+  onDead: 'continue' | 'block'
+  /** Of a fifo queue: keys take turns, so that one with many messages does not delay the others. */
+  fair: boolean
 }
 
 export type Queue = QueueSettings & {
@@ -77,6 +81,8 @@ export const defaultSettings: QueueSettings = {
   dedupWindowMs: 300 * SECOND,
   maxLeased: null,
   paused: false,
+  onDead: 'continue',
+  fair: false,
 }
 
 /** Queue, topic and schedule names. */

@@ -1,4 +1,5 @@
 /** Keyed queues: one message of each key is under way, the others wait in `waiting`; see `postern.elect` in the migrations. */
+import type { DeathReason } from '../model/index.ts'
 import { type Database, numbers, texts } from './client.ts'
 import type { Appended } from './upkeep.ts'
 
@@ -44,4 +45,61 @@ export async function waitingKeys(
 ): Promise<{ queueId: number; key: string }[]> {
   const rows = await db.hot<{ queue_id: number; key: string }>(waitingText, [after.queueId, after.key, limit])
   return rows.map((row) => ({ queueId: row.queue_id, key: row.key }))
+}
+
+/**
+ * A key that a dead letter has stopped goes on: with its dead letter once more (`again`), or with the next. See `postern.unblock`.
+ * `blocked` false: it was not. `found` false: the letter is not with this queue's dead letters any more, and nothing has changed.
+ */
+export async function unblock(
+  db: Database,
+  queueId: number,
+  key: string,
+  again: boolean,
+): Promise<{ blocked: boolean; found: boolean; appended: Appended | null; chain: number }> {
+  const [row] = await db.hot<{ lane: number | null; position: number | null; chain: number }>(
+    '/* unblock */ select * from postern.unblock($1::int, $2, $3::boolean)',
+    [queueId, key, again],
+  )
+  const appended =
+    row?.lane == null || row.position === null ? null : { queueId, lane: row.lane, position: row.position }
+  return { blocked: row !== undefined, found: !again || appended !== null, appended, chain: row?.chain ?? 0 }
+}
+
+export type KeyRow = {
+  key: string
+  waiting: number
+  blocked_at: Date | null
+  message_id: number | null
+  reason: DeathReason | null
+  last_error: string | null
+}
+
+/** Blocked keys after `afterKey`, in order. Primary keys of `blocked_keys` and `waiting`. */
+const blockedText = `/* blocked keys */
+select b.key, (select count(*) from postern.waiting w where w.queue_id = b.queue_id and w.key = b.key)::int as waiting, b.blocked_at, b.message_id, b.reason, b.last_error
+from postern.blocked_keys b where b.queue_id = $1::int and b.key > $2 order by b.key limit $3::int`
+
+/** Keys with waiting messages, or blocked, by skipping from one to the next. */
+const keysText = `/* keys */
+with recursive w as (
+  (select key, 1 as n from postern.waiting where queue_id = $1::int and key > $2 order by key limit 1)
+  union all
+  select x.key, w.n + 1 from w cross join lateral (
+    select key from postern.waiting y where y.queue_id = $1::int and y.key > w.key order by y.key limit 1) x
+  where w.n < $3::int)
+select k.key, (select count(*) from postern.waiting x where x.queue_id = $1::int and x.key = k.key)::int as waiting,
+  b.blocked_at, b.message_id, b.reason, b.last_error
+from (select key from w union (select key from postern.blocked_keys where queue_id = $1::int and key > $2 order by key limit $3::int)) k
+left join postern.blocked_keys b on b.queue_id = $1::int and b.key = k.key
+order by k.key limit $3::int`
+
+export async function listQueueKeys(
+  db: Database,
+  queueId: number,
+  blocked: boolean,
+  afterKey: string,
+  limit: number,
+): Promise<KeyRow[]> {
+  return await db.calm<KeyRow>(blocked ? blockedText : keysText, [queueId, afterKey, limit])
 }

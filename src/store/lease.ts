@@ -26,6 +26,8 @@ export type LeasedRow = {
   exhausted: boolean
   content_type: string
   key: string | null
+  /** On a keyed or fair queue: the place in the order of the key. */
+  chain: number | null
   headers: Record<string, string> | null
   body: Buffer | null
   /** The same on every row: the bodies of the statement came to `maxBytes`, and something ready was left. */
@@ -65,7 +67,7 @@ where m.ctid = any (array(select tid from t))
 returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
   m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
-  (select count(*) from c) > (select count(*) from t) as cut)`
+  (select count(*) from c) > (select count(*) from t) as cut, m.chain)`
 
 const leaseText = `${leasing('lease', 'r.fence = 0 and $11::text is not null')}
 select * from u`
@@ -74,7 +76,7 @@ select * from u`
 const fencedLeaseText = `${leasing('lease for subscriptions', fence('r.fence', '$11::text'))}
 select * from u
 union all
-select r.queue_id, null, null, null, null, null, null, null, null, null, null, null, null, null from unnest($1::int[], $10::int[]) r(queue_id, fence)
+select r.queue_id, null, null, null, null, null, null, null, null, null, null, null, null, null, null from unnest($1::int[], $10::int[]) r(queue_id, fence)
 where not ${fence('r.fence', '$11::text')}`
 
 /**

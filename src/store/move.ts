@@ -35,7 +35,7 @@ export type MovedRow = {
  */
 export const route = `
 r as materialized (
-  select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q.dead_letter_expired, t.id as target_id, t.ttl_ms as target_ttl_ms,
+  select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q.dead_letter_expired, q.on_dead, t.id as target_id, t.ttl_ms as target_ttl_ms,
     t.lifo as target_lifo, nextval('postern.message_position') as fresh,
     case when g.kind = 'return' then null when g.kind = 'reject' then 'rejected' when g.kind in ('gone', 'max_attempts') then g.kind
       when g.kind = 'expired' or g.expires_at <= now() then 'expired'
@@ -71,6 +71,10 @@ to_scheduled as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body)
   select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body
   from k where fate = 'delayed'),
+to_blocked as (
+  insert into postern.blocked_keys (queue_id, key, chain, message_id, reason, last_error, blocked_at)
+  select queue_id, key, chain, id, died, error, now() from k where chain is not null and fate <> 'dropped' and died is not null and on_dead = 'block'
+  on conflict do nothing),
 to_dead as (
   insert into postern.dead (died_at, reason, last_error, origin, queue_id, lane, position, id, enqueued_at, expires_at, attempts,
     content_type, key, headers, body)
@@ -79,4 +83,4 @@ to_dead as (
 
 export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,
   case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms,
-  case when k.chain is not null and k.died is not null then k.key end as freed_key, k.queue_id as freed_queue_id, k.chain as freed_chain`
+  case when k.chain is not null and k.died is not null and (k.fate = 'dropped' or k.on_dead = 'continue') then k.key end as freed_key, k.queue_id as freed_queue_id, k.chain as freed_chain`

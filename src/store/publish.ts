@@ -51,15 +51,15 @@ with g as materialized (${gate}),
 q as materialized (
   select o.slot, k.* from g cross join unnest($3::int[]) with ordinality o(id, slot) left join lateral (
     select q.id, q."order" = 'lifo' as lifo, q.delay_ms, q.ttl_ms, q.paused or q.max_leased is not null as closed,
-      q.max_messages is not null or q.max_bytes is not null as bounded, q."order" = 'keyed' as keyed
+      q.max_messages is not null or q.max_bytes is not null as bounded, q."order" = 'keyed' as keyed, q.fair
     from postern.queues q where q.id = o.id for key share) k on true),
 j as materialized (
   select postern.lock_keys(array_agg(q.id), array_agg(i.key)) as n from unnest($10::text[], $21::int[], $22::int[]) i(key, copies_from, copies_to)
-  cross join lateral unnest(($20::int[])[i.copies_from:i.copies_to]) u(slot) join q on q.slot = u.slot and q.keyed where i.key is not null),
+  cross join lateral unnest(($20::int[])[i.copies_from:i.copies_to]) u(slot) join q on q.slot = u.slot and (q.keyed or q.fair) where i.key is not null),
 a as materialized (
   select array_agg(coalesce(q.id, 0) order by q.slot) as id, array_agg(coalesce(q.lifo, false) order by q.slot) as lifo,
     array_agg(coalesce(q.delay_ms, 0) order by q.slot) as delay, array_agg(coalesce(q.ttl_ms, 0) order by q.slot) as ttl,
-    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed,
+    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed, array_agg(coalesce(q.fair, false) order by q.slot) as fair,
     array_agg(coalesce(q.closed, true) or exists (
       select 1 from unnest($25::int[], $26::smallint[], $27::bigint[]) p(slot, lane, mark) cross join lateral (
         select 1 from postern.messages m where m.queue_id = q.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
@@ -100,8 +100,9 @@ h as (
 c as materialized (
   select w.ord, w.id, w.lane, w.content_type, w.key, w.headers, w.body_from, w.body_bytes, w.copies_from - 1 + u.n as copy, u.hand_ms,
     a.id[u.slot] as queue_id, case when a.lifo[u.slot] then -w.id else w.id end as position,
-    w.logged and not a.bounded[u.slot] and not a.keyed[u.slot] as by_reference, a.keyed[u.slot] and w.key is not null as chained, coalesce(nullif(w.ttl_ms, -1), a.ttl[u.slot]) as lifetime_ms, d.due_at,
-    u.hand_ms > 0 and not (a.keyed[u.slot] and w.key is not null) and d.due_at <= now() and not a.closed[u.slot] and ${fence('u.hand_fence', '$29::text')} as handed
+    w.logged and not a.bounded[u.slot] and not a.keyed[u.slot] and not a.fair[u.slot] as by_reference,
+    w.key is not null and (a.keyed[u.slot] or a.fair[u.slot] and d.due_at <= now()) as chained, coalesce(nullif(w.ttl_ms, -1), a.ttl[u.slot]) as lifetime_ms, d.due_at,
+    u.hand_ms > 0 and not (w.key is not null and (a.keyed[u.slot] or a.fair[u.slot])) and d.due_at <= now() and not a.closed[u.slot] and ${fence('u.hand_fence', '$29::text')} as handed
   from w cross join a cross join lateral unnest(($20::int[])[w.copies_from:w.copies_to], ($23::int[])[w.copies_from:w.copies_to],
     ($28::int[])[w.copies_from:w.copies_to]) with ordinality u(slot, hand_ms, hand_fence, n)
   cross join lateral (select case when w.deliver_at_ms >= 0 then to_timestamp(w.deliver_at_ms / 1000.0)

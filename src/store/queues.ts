@@ -22,6 +22,8 @@ type QueueRow = {
   dedup_window_ms: number
   max_leased: number | null
   paused: boolean
+  on_dead: Queue['onDead']
+  fair: boolean
   backlog: boolean
   created_at: Date
   updated_at: Date
@@ -37,9 +39,10 @@ const putText = `/* put queue */
 with t as materialized (select id from postern.queues where name = $9 and not backlog for key share),
 u as (
   insert into postern.queues as q (name, "order", lease_ms, max_attempts, delay_ms, ttl_ms, backoff_base_ms, backoff_max_ms, backoff_factor,
-    backoff_jitter, dead_letter_queue_id, dead_letter_expired, max_messages, max_bytes, overflow, dedup_window_ms, max_leased, paused)
+    backoff_jitter, dead_letter_queue_id, dead_letter_expired, max_messages, max_bytes, overflow, dedup_window_ms, max_leased, paused,
+    on_dead, fair)
   select $1, $2, $3::int, $4::smallint, $5::bigint, $6::bigint, ($7::float8[])[1], ($7::float8[])[2], ($7::float8[])[3], ($7::float8[])[4],
-    (select id from t), $10::boolean, $11::bigint, $12::bigint, $13, $14::bigint, $15::int, $16::boolean
+    (select id from t), $10::boolean, $11::bigint, $12::bigint, $13, $14::bigint, $15::int, $16::boolean, $17, $18::boolean
   where $9::text is null or exists (select 1 from t)
   on conflict (name) do update set
     lease_ms = case when 'leaseMs' = any (g.given) then excluded.lease_ms else q.lease_ms end,
@@ -58,6 +61,8 @@ u as (
     dedup_window_ms = case when 'dedupWindowMs' = any (g.given) then excluded.dedup_window_ms else q.dedup_window_ms end,
     max_leased = case when 'maxLeased' = any (g.given) then excluded.max_leased else q.max_leased end,
     paused = case when 'paused' = any (g.given) then excluded.paused else q.paused end,
+    on_dead = case when 'onDead' = any (g.given) then excluded.on_dead else q.on_dead end,
+    fair = case when 'fair' = any (g.given) then excluded.fair else q.fair end,
     updated_at = case when cardinality(g.given) > 0 then now() else q.updated_at end
     where (not 'order' = any (g.given) or q."order" = excluded."order") and not q.backlog
   returning q.*, xmax = 0 as created)
@@ -88,6 +93,8 @@ export async function putQueue(
     settings.dedupWindowMs,
     settings.maxLeased,
     settings.paused,
+    settings.onDead,
+    settings.fair,
   ]
   const [row] = await db.calm<QueueRow & { created: boolean }>(putText, parameters)
   return row ? { queue: queueFrom(row), created: row.created } : null
@@ -156,7 +163,10 @@ export async function deleteQueue(
         delete from postern.subscription_secrets where subscription_id in (select id from s)`,
       [queue.id],
     )
-    await query('/* delete queue */ delete from postern.queues where id = $1::int', [queue.id])
+    await query(
+      `/* delete queue */ with b as (delete from postern.blocked_keys where queue_id = $1::int) delete from postern.queues where id = $1::int`,
+      [queue.id],
+    )
     return { id: queue.id, deleted: true }
   })
 }
@@ -236,6 +246,8 @@ function queueFrom(row: QueueRow): Queue {
     dedupWindowMs: row.dedup_window_ms,
     maxLeased: row.max_leased,
     paused: row.paused,
+    onDead: row.on_dead,
+    fair: row.fair,
     backlog: row.backlog,
     createdAt: row.created_at,
     updatedAt: row.updated_at,

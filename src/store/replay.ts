@@ -15,7 +15,7 @@ export type Span = { fromMs: number; toMs: number }
  * queue's row is locked for key share, as in a send. Two replays at once: each letter comes back once. Primary key of `dead`.
  */
 const reviveText = `/* revive dead letters */
-with q as materialized (select id, "order" = 'lifo' as lifo, "order" = 'keyed' as keyed, ttl_ms from postern.queues where id = $1::int for key share),
+with q as materialized (select id, "order" = 'lifo' as lifo, "order" = 'keyed' or fair as keyed, ttl_ms from postern.queues where id = $1::int for key share),
 t as materialized (
   select ctid as tid, key from postern.dead where queue_id = $1::int and exists (select 1 from q)
     and died_at between to_timestamp($2::float8 / 1000) and to_timestamp($3::float8 / 1000) and ($4::bigint is null or id = $4::bigint)

@@ -38,13 +38,13 @@ export type SendAnswer = { results: SendResult[]; nowMs: number }
  */
 const unboundedQueues = `
   select o.slot, k.* from unnest($1::int[]) with ordinality o(id, slot) left join lateral (
-    select q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
+    select q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.fair, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
       q.paused or q.max_leased is not null as closed, null::boolean[] as taken
     from postern.queues q where q.id = o.id and q.max_messages is null and q.max_bytes is null for key share) k on true`
 
 /** One bounded queue: `admit` locks its row, so sends to it pass one at a time. */
 const boundedQueue = `
-  select 1 as slot, q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
+  select 1 as slot, q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.fair, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
     q.paused or q.max_leased is not null as closed, t.taken
   from (select postern.admit(($1::int[])[1], $24::bigint[], $25::text[], $26::int[]) as taken) t
   join postern.queues q on q.id = ($1::int[])[1] and t.taken is not null`
@@ -57,7 +57,7 @@ const statement = (name: string, queues: string, keyed: boolean): string => `/* 
 with s as materialized (${queues}),${keyed ? lockedKeys : ''}
 a as materialized (
   select array_agg(coalesce(s.id, 0) order by s.slot) as id, array_agg(coalesce(s.lifo, false) order by s.slot) as lifo,
-    array_agg(coalesce(s.keyed, false) order by s.slot) as keyed,
+    array_agg(coalesce(s.keyed, false) order by s.slot) as keyed, array_agg(coalesce(s.fair, false) order by s.slot) as fair,
     array_agg(coalesce(s.delay_ms, 0) order by s.slot) as delay, array_agg(coalesce(s.ttl_ms, 0) order by s.slot) as ttl,
     array_agg(coalesce(s.dedup_window_ms, 0) order by s.slot) as dedup_window,
     array_agg(coalesce(s.closed, true) or exists (
@@ -67,7 +67,7 @@ a as materialized (
     (select b.taken from s b where b.slot = 1) as taken
   from s),
 n as materialized (
-  select i.*, ${keyed ? 'a.keyed[i.slot] and i.key is not null' : 'false'} as chained, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
+  select i.*, ${keyed ? 'i.key is not null and a.keyed[i.slot]' : 'false'} as keyed, ${keyed ? 'i.key is not null and a.fair[i.slot]' : 'false'} as fair, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
     coalesce(a.taken[i.ord], true) and a.id[i.slot] > 0 as taken,
     coalesce(nullif(i.ttl_ms, -1), a.ttl[i.slot]) as lifetime_ms,
     case when i.deliver_at_ms >= 0 then to_timestamp(i.deliver_at_ms / 1000.0)
@@ -86,8 +86,8 @@ f as materialized (
     expires_at = case when d.expires_at > now() then d.expires_at else excluded.expires_at end
   returning message_id, expires_at > now() as live),
 w as materialized (
-  select n.*, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
-    n.due_at <= now() as ready, n.hand_ms > 0 and not n.chained and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
+  select n.*, n.keyed or n.fair and n.due_at <= now() as chained, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
+    n.due_at <= now() as ready, n.hand_ms > 0 and not n.keyed and not n.fair and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
   from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
 m as (
   insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body,
@@ -115,7 +115,7 @@ from w`
 const lockedKeys = `
 g as materialized (
   select postern.lock_keys(array_agg(s.id), array_agg(i.key)) as n from unnest($2::int[], $8::text[]) i(slot, key)
-  join s on s.slot = i.slot and s.keyed where i.key is not null),`
+  join s on s.slot = i.slot and (s.keyed or s.fair) where i.key is not null),`
 
 /** Whether anything of its key is under way is not asked here: that takes a look that is newer than the lock. */
 const behind = `,
@@ -132,7 +132,7 @@ const sendBoundedKeyedText = statement('send to a bounded keyed queue', boundedQ
 
 type Row = { ids: string | null; states: string; due: string | null; now_ms: number }
 
-/** Stores messages of any number of queues that have no bound, all keyed or none. `token` must be new; `gateway` is who asks. */
+/** Stores messages of any number of queues that have no bound, all with keys in order (keyed, fair) or none. `token` must be new; `gateway` is who asks. */
 export async function send(
   db: Database,
   items: readonly SendItem[],

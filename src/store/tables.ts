@@ -52,6 +52,12 @@ export const queues = postern.table(
     dedupWindowMs: whole('dedup_window_ms').notNull(),
     maxLeased: integer('max_leased'),
     paused: boolean('paused').notNull(),
+    /** Of a keyed queue: whether a key goes on after a dead letter. */
+    onDead: text('on_dead', { enum: ['continue', 'block'] })
+      .notNull()
+      .default('continue'),
+    /** Of a fifo queue: keys take turns. */
+    fair: boolean('fair').notNull().default(false),
     /** The backlog of a topic's subscription, named like it: not listed, and changed only through the subscription. */
     backlog: boolean('backlog').notNull().default(false),
     createdAt: instant('created_at').notNull().defaultNow(),
@@ -119,7 +125,8 @@ export const scheduled = postern.table(
 )
 
 /**
- * On keyed queues: messages behind the first of their key, which alone is in `messages` or `scheduled`. Positions of one key follow the
+ * On keyed queues: messages behind the first of their key, which alone is in `messages` or `scheduled`. On fair ones: behind the
+ * first few of their key. Positions of one key follow the
  * order of commits, because senders hold the key's lock.
  */
 export const waiting = postern.table(
@@ -130,6 +137,22 @@ export const waiting = postern.table(
     index('waiting_position').on(t.queueId, t.position),
     index('waiting_moved').on(t.id).where(sql`${t.id} <> ${t.position}`),
   ],
+)
+
+/** Keys that a dead letter has stopped, until somebody says how to go on. */
+export const blockedKeys = postern.table(
+  'blocked_keys',
+  {
+    queueId: integer('queue_id').notNull(),
+    key: text('key').notNull(),
+    /** The place of the dead letter in the order of its key. */
+    chain: whole('chain').notNull(),
+    messageId: whole('message_id').notNull(),
+    reason: text('reason').notNull(),
+    lastError: text('last_error'),
+    blockedAt: instant('blocked_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.queueId, t.key] })],
 )
 
 /** One row for each lease statement, queue and lane: expiry finds its messages here and never scans them. */
