@@ -132,7 +132,7 @@ async function stopParts(config: Config, log: Log, parts: Parts, starting: Promi
   const drained = quietly(parts.broker?.stop(leftMs(), pushed))
   await within(leftMs(), Promise.all([answered, drained]))
   await quietly(parts.listening?.close())
-  await drained
+  await within(leftMs() + settleMs, drained)
   await quietly(parts.embedded?.stop())
 }
 

@@ -157,7 +157,7 @@ export type Config = {
   /** Which addresses webhooks may reach besides public ones: all, none, or these networks. */
   allowPrivateWebhooks: boolean | readonly string[]
   drainMs: number
-  /** Brings its own Postgres. */
+  /** Brings its own Postgres, and can be reached from this machine only. */
   localMode: boolean
   /** No key is needed: on loopback, without a root key. */
   open: boolean
@@ -184,6 +184,7 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     else problems.push(`${name}: ${parsed.error.issues.map((issue) => issue.message).join('; ')}`)
   }
   const read = <T>(name: (typeof settings)[number]['name']): T => values.get(name) as T
+  const local = values.get('DATABASE_URL') === null && isLoopback(String(values.get('HOST')))
   const config: Config = {
     databaseUrl: read('DATABASE_URL'),
     databaseListenUrl: read('DATABASE_LISTEN_URL'),
@@ -198,9 +199,9 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     logLevel: read('LOG_LEVEL'),
     logFormat: read('LOG_FORMAT') ?? (facts.tty ? 'pretty' : 'json'),
     roles: read('ROLES'),
-    allowPrivateWebhooks: read('ALLOW_PRIVATE_WEBHOOKS') ?? read('DATABASE_URL') === null,
+    allowPrivateWebhooks: read('ALLOW_PRIVATE_WEBHOOKS') ?? local,
     drainMs: read('DRAIN'),
-    localMode: read('DATABASE_URL') === null,
+    localMode: local,
     open: read('POSTERN_ROOT_KEY') === null,
   }
   if (config.host !== undefined && !isLoopback(config.host) && !config.rootKey && !environment.POSTERN_ROOT_KEY) {

@@ -1,7 +1,7 @@
 /** Publishing: who gets a copy, that all copies commit together, and where bodies lie. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
-import { defaultSubscription, type Filter } from '../src/model/index.ts'
+import { defaultSubscription, type Filter, type SettleAction } from '../src/model/index.ts'
 import { newSecret } from '../src/push/index.ts'
 import { ack, type Bench, bodies, brokersOn, message, receive, send, settle } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
@@ -230,3 +230,46 @@ test('a second ack of one copy is told "already acked", while another queue stil
   expect(await ack(b, ...(one ? [one] : []))).toEqual(['acked'])
   expect(await ack(b, ...(two ? [two] : []))).toEqual(['lease_lost'])
 })
+
+test('a lost lease of one copy is not answered with the live lease of another, though both are settled together', async () => {
+  await topic('mixed', ['mixed1', 'mixed2'])
+  for (let round = 0; round < 10; round++) {
+    await a.publish('mixed', '', message('x'))
+    const [lost] = await receive(a, 'mixed1')
+    const [live] = await receive(a, 'mixed2')
+    await settle(b, { action: 'nack', receipt: lost?.receipt ?? '', delayMs: 0 })
+    const [again] = await receive(b, 'mixed1')
+    const both = (action: (receipt: string) => SettleAction) =>
+      Promise.all([lost, live].map((each) => settle(a, action(each?.receipt ?? ''))))
+    expect(await both((receipt) => ({ action: 'extend', receipt, leaseMs: 60_000 }))).toEqual([
+      ['lease_lost'],
+      ['extended'],
+    ])
+    expect(await both((receipt) => ({ action: 'ack', receipt }))).toEqual([['lease_lost'], ['acked']])
+    await ack(b, ...(again ? [again] : []))
+  }
+})
+
+test("bindings, subscriptions and queues that come and go at once stand in nobody's way for good", async () => {
+  await topic('busy', ['busy1'])
+  await a.admin.putQueue('stays', {})
+  const settings = { ...defaultSubscription, url: 'http://127.0.0.1:9/' }
+  const source = { topic: 'busy', pattern: '#', filter: null }
+  const work = [
+    () => bind('busy', 'busy1'),
+    () => a.admin.deleteBinding('busy', 'to-busy1').catch(() => {}),
+    () => b.admin.putBinding('busy', 'stays', { queue: 'stays', pattern: '#', filter: null }),
+    async () => {
+      const { id } = await b.admin.createSubscription(source, settings, newSecret())
+      await a.admin.updateSubscription(id, { concurrency: 2 })
+      await a.admin.deleteSubscription(id)
+    },
+    async () => {
+      await a.admin.putQueue('comes', {})
+      await b.admin.putBinding('busy', 'comes', { queue: 'comes', pattern: '#', filter: null }).catch(() => {})
+      await a.admin.deleteQueue('comes', true)
+    },
+    () => a.publish('busy', 'k', message('x')),
+  ]
+  for (let round = 0; round < 15; round++) await Promise.all(work.map((each) => each()))
+}, 60_000)

@@ -25,6 +25,16 @@ test('nothing set is local mode, open, on loopback', () => {
   })
 })
 
+test('private webhooks are allowed by themselves in local mode only', () => {
+  const key = { POSTERN_ROOT_KEY: 'x'.repeat(16) }
+  expect(loadConfig({}, facts).allowPrivateWebhooks).toBe(true)
+  expect(loadConfig({ ...key, HOST: '0.0.0.0' }, facts).allowPrivateWebhooks).toBe(false)
+  expect(loadConfig({ DATABASE_URL: 'postgres://h/d' }, facts).allowPrivateWebhooks).toBe(false)
+  const networks = { ALLOW_PRIVATE_WEBHOOKS: '10.0.0.0/8,fd00::/8' }
+  expect(loadConfig(networks, facts).allowPrivateWebhooks).toEqual(['10.0.0.0/8', 'fd00::/8'])
+  expect(problemsOf({ ALLOW_PRIVATE_WEBHOOKS: 'perhaps' })).toHaveLength(1)
+})
+
 test('a root key closes the door, and lets others in', () => {
   const environment = { POSTERN_ROOT_KEY: 'x'.repeat(16), HOST: '0.0.0.0', DATABASE_URL: 'postgres://h/d' }
   expect(loadConfig(environment, facts)).toMatchObject({ open: false, localMode: false })

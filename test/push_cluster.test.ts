@@ -87,6 +87,21 @@ test('each gateway has its fair share; one that stops hands over, and nothing co
   expect(await owners()).toMatchObject([{ n: 6 }])
 }, 40_000)
 
+test('a gateway that stops with one endpoint hanging hands over the others at once', async () => {
+  const [a] = (await gateways(2)) as [Broker]
+  const [hanging, sink] = [await sinkOf(() => {}), await sinkOf()]
+  for (let n = 0; n < 6; n++) await subscribe(a, `mixed${n}`, n < 2 ? hanging : sink)
+  await eventually(async () => (await owners()).every(({ owner, n }) => owner !== null && n === 3))
+  for (let n = 0; n < 2; n++) await send(a, `mixed${n}`, 'x')
+  await eventually(() => hanging.hits.length === 2)
+  const stopping = Promise.all(pushes.slice(0, 1).map((push) => push.stop(20_000)))
+  for (let n = 2; n < 6; n++) await send(a, `mixed${n}`, `${n}`)
+  // Long before the one that stops gives up on what hangs.
+  await eventually(() => sink.hits.length === 4, 8_000)
+  await hanging.close()
+  await stopping
+}, 40_000)
+
 test('a gateway that joins later gets its share, and what is under way is finished first', async () => {
   const [a, b] = (await gateways(2)) as [Broker, Broker]
   await pushes[1]?.stop(0)

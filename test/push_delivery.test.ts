@@ -233,6 +233,75 @@ describe('an endpoint', () => {
   })
 })
 
+describe('a rate', () => {
+  test('holds several deliveries under way when the endpoint is slow', async () => {
+    const sink = await sinkOf((_hit, response) => void setTimeout(() => response.end(), 700))
+    const { queue } = await onQueue(sink, { rate: { count: 20, perMs: 1000 } })
+    await send(broker, queue, ...Array.from({ length: 12 }, (_, n) => `${n}`))
+    await eventually(() => sink.hits.length === 12)
+    expect(sink.most).toBeGreaterThan(5)
+  })
+})
+
+describe('how an endpoint has been doing', () => {
+  const health = async (id: string) => (await broker.admin.getSubscription(id)).health
+
+  test('is told with a few statements, however it flaps, and the last word is true', async () => {
+    let n = 0
+    const sink = await sinkOf((_hit, response) => void response.writeHead(n++ % 2 ? 200 : 500).end())
+    const { queue, subscription } = await onQueue(sink, {
+      retry: { kind: 'schedule', scheduleMs: [1] },
+      concurrency: 1,
+    })
+    const updates = async () =>
+      Number(
+        (
+          await bench.db.sql`select xmin::text::bigint as x from postern.subscriptions where name = ${subscription.id}`
+        )[0]?.x,
+      )
+    const before = await updates()
+    await send(broker, queue, ...Array.from({ length: 60 }, (_, at) => `${at}`))
+    await eventually(async () => {
+      const { counts } = await broker.admin.getSubscription(subscription.id)
+      return sink.hits.length >= 60 && counts.ready + counts.delayed + counts.leased === 0
+    })
+    expect(await updates()).not.toBe(before)
+    await eventually(async () => (await health(subscription.id)).failingSince === null)
+  })
+
+  test('a hold survives a change of gateway; enabling lifts it', async () => {
+    const sink = await sinkOf(status(503, { 'retry-after': '3600' }))
+    const { queue, subscription } = await onQueue(sink, { concurrency: 1 })
+    await send(broker, queue, 'a', 'b')
+    await eventually(async () => (await health(subscription.id)).heldUntil)
+    // As if another gateway had delivered until now: disowned, and taken anew.
+    await bench.db.sql`update postern.subscriptions set owner = null where name = ${subscription.id}`
+    await eventually(
+      async () =>
+        (await bench.db.sql`select 1 from postern.subscriptions where name = ${subscription.id} and owner is not null`)
+          .length === 1,
+    )
+    await send(broker, queue, 'c')
+    expect(sink.hits).toHaveLength(1)
+    sink.answer = status(200)
+    await broker.admin.enableSubscription(subscription.id)
+    await eventually(() => sink.hits.length >= 3)
+  })
+
+  test('a message that waits behind a hanging one goes to somebody else', async () => {
+    const [slow, other] = [await sinkOf(), await sinkOf()]
+    const { queue, subscription } = await onQueue(slow, { concurrency: 2 })
+    await send(broker, queue, '0')
+    await eventually(() => slow.hits.length === 1)
+    slow.answer = () => {}
+    await send(broker, queue, ...Array.from({ length: 4 }, (_, n) => `${n + 1}`))
+    await eventually(() => slow.hits.length === 3)
+    await subscribe({ queue }, other)
+    await eventually(() => other.hits.length === 2, 20_000)
+    await broker.admin.deleteSubscription(subscription.id)
+  }, 30_000)
+})
+
 describe('a subscription', () => {
   test('disabled keeps its backlog, enabled goes on; a change applies to the next attempt', async () => {
     const [first, second] = [await sinkOf(), await sinkOf()]

@@ -9,6 +9,7 @@ import {
   keyMatches,
   messageId,
   messageLimits,
+  testMessageId,
   topicLimits,
 } from '../model/index.ts'
 import type {
@@ -39,7 +40,6 @@ type Options = {
 }
 
 const replayStep = 1000
-const endOfTime = new Date('9999-01-01').getTime()
 
 export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
   const { db, counted, appended, elect, changed, free, queueDeleted } = options
@@ -73,7 +73,9 @@ export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
 
   async function replay(id: string, { state, from, to }: ReplayRange): Promise<number> {
     const subscription = await stored(id)
-    const span = { fromMs: from?.getTime() ?? 0, toMs: to?.getTime() ?? endOfTime }
+    // What is published, or dies again, from now on is not part of it.
+    const nowMs = await store.databaseNowMs(db)
+    const span = { fromMs: from?.getTime() ?? 0, toMs: Math.min(to?.getTime() ?? nowMs, nowMs) }
     const tell = (some: Revived): number => {
       for (const item of some.appended) appended(item)
       elect(some.freed)
@@ -206,9 +208,11 @@ function parsed(body: Buffer): unknown {
   }
 }
 
+export const attemptId = (number: number): string => `att_${number.toString(36).padStart(9, '0')}`
+
 const attemptFrom = (row: AttemptRow): Attempt => ({
-  id: `att_${row.id.toString(36).padStart(9, '0')}`,
-  messageId: row.message_id === 0 ? 'msg_test' : messageId(row.message_id),
+  id: attemptId(row.id),
+  messageId: row.message_id === 0 ? testMessageId : messageId(row.message_id),
   attempt: row.attempt,
   at: row.at,
   outcome: row.succeeded ? 'succeeded' : 'failed',

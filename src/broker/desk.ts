@@ -1,9 +1,8 @@
 /** What the dispatcher of webhooks asks and reports; see `Desk`. */
-import { batch } from '../base/index.ts'
-import { BrokerError, parseMessageId } from '../model/index.ts'
-import type { Database, NewAttempt } from '../store/index.ts'
+import { parseMessageId } from '../model/index.ts'
+import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { noSubscription } from './admin_subscriptions.ts'
+import { attemptId, noSubscription } from './admin_subscriptions.ts'
 import type { Cluster } from './cluster.ts'
 import type { Desk } from './types.ts'
 
@@ -20,22 +19,8 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
   const { gateway } = cluster
   let listener: Parameters<Desk['listen']>[0] | undefined
 
-  const record = batch<NewAttempt, null>(
-    async (items) => {
-      await store.recordAttempts(db, items)
-      return items.map(() => null)
-    },
-    {
-      lanes: 1,
-      maxWeight: 500,
-      weigh: (item) => 1 + item.responseBody.length / 16_384,
-      maxWaiting: 20_000,
-      overloaded: () => new BrokerError('unavailable', 'Too many attempts wait to be recorded.', { retryAfterS: 1 }),
-      harmless: store.certainlyFailed,
-    },
-  )
-
   const desk: Desk = {
+    keep: (aliveMs) => store.keepOwned(db, gateway, aliveMs),
     claim: (aliveMs, takeOver) => store.claim(db, gateway, aliveMs, takeOver),
     async release(subscriptions) {
       if (subscriptions.length === 0) return
@@ -58,11 +43,17 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
       return found
     },
     recordHealth: (subscription, health) => store.recordHealth(db, gateway, subscription, health),
-    async disable({ number }, reason) {
-      if (await store.setDisabled(db, number, reason, gateway)) cluster.subscriptionChanged(number)
+    async disable({ number, version }, reason) {
+      if (await store.setDisabled(db, number, reason, { gateway, version })) cluster.subscriptionChanged(number)
     },
-    async recordAttempt({ messageId, outcome, ...attempt }) {
-      await record({ ...attempt, messageId: parseMessageId(messageId) ?? 0, succeeded: outcome === 'succeeded' })
+    async recordAttempts(attempts) {
+      const items = attempts.map(({ messageId, outcome, ...attempt }) => ({
+        ...attempt,
+        messageId: parseMessageId(messageId) ?? 0,
+        succeeded: outcome === 'succeeded',
+      }))
+      const ids = await store.recordAttempts(db, items)
+      return attempts.map((_, at) => (ids.length === items.length ? attemptId(ids[at] ?? 0) : ''))
     },
     listen(on) {
       listener = on

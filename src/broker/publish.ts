@@ -87,8 +87,23 @@ export function createPublisher({
     }
   }
 
-  /** With copies for bounded queues: alone, so that one that is full undoes nothing but this publish. */
-  async function storeBounded(item: Item): Promise<PublishResult> {
+  /**
+   * With copies for bounded queues: alone, so that one that is full undoes nothing but this publish. Few at a time, because each counts
+   * what is in the queue and holds a connection meanwhile.
+   */
+  const storeBounded = batch<Item, PublishResult>(async ([item]) => (item ? [await storeAlone(item)] : []), {
+    lanes: 2,
+    maxWeight: 1,
+    weigh: () => 1,
+    maxWaiting: 1_000,
+    overloaded: () =>
+      new BrokerError('unavailable', 'The gateway has too many messages waiting for bounded queues.', {
+        retryAfterS: 1,
+      }),
+    harmless: store.certainlyFailed,
+  })
+
+  async function storeAlone(item: Item): Promise<PublishResult> {
     for (const copy of item.copies) copy.handMs = 0
     const { results, nowMs } = await store.publishBounded(db, item)
     const result = results[0] ?? { status: 'stale' as const }

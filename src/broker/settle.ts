@@ -44,9 +44,9 @@ const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.l
 export function createSettler({ db, queues, codec, moved, elect, settled }: Options): Settler {
   /** Each caller's list is answered with who was still held. */
   const ack = batch<readonly Receipt[], boolean[]>(async (lists) => {
-    const { positions, freed } = await store.ack(db, lists.flat())
+    const { places, freed } = await store.ack(db, lists.flat())
     elect(freed)
-    return lists.map((list) => list.map((receipt) => positions.has(receipt.position)))
+    return lists.map((list) => list.map((receipt) => places.has(store.placeOf(receipt))))
   }, ofList)
 
   const release = batch<readonly Release[], (MovedRow | null)[]>(async (lists) => {
@@ -64,7 +64,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled }: Opti
   const extend = batch<readonly { receipt: Receipt; leaseMs: number }[], (number | null)[]>(async (lists) => {
     const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
     const ends = await store.extend(db, items)
-    return lists.map((list) => list.map(({ receipt }) => ends.get(receipt.position) ?? null))
+    return lists.map((list) => list.map(({ receipt }) => ends.get(store.placeOf(receipt)) ?? null))
   }, ofList)
 
   type Work = { at: number; action: SettleAction; receipt: Receipt; queue: Queue }

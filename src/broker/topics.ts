@@ -2,6 +2,7 @@
  * Where a topic's messages go. Routes are kept with the version that they were read at; the statement that publishes checks the
  * version, so a change applies to the next publish on every gateway, and what is kept here can only cost time.
  */
+import { batch } from '../base/index.ts'
 import {
   BrokerError,
   type CompiledFilter,
@@ -33,7 +34,24 @@ const mostKept = 10_000
 export function createTopics(db: Database): Topics {
   const kept = new Map<string, TopicRoutes>()
 
-  async function load(name: string): Promise<TopicRoutes> {
+  /** A load that begins after the caller has asked is fresh enough for all who wait for it. */
+  const load = batch<string, TopicRoutes>(
+    async (names) => {
+      const loaded = new Map<string, TopicRoutes | Error>()
+      for (const name of new Set(names)) loaded.set(name, await loadOne(name).catch((error: Error) => error))
+      return names.map((name) => loaded.get(name) ?? noTopic(name))
+    },
+    {
+      lanes: 2,
+      maxWeight: 1000,
+      weigh: () => 1,
+      maxWaiting: 100_000,
+      overloaded: () => new BrokerError('unavailable', 'The gateway is overloaded.', { retryAfterS: 1 }),
+      harmless: () => false,
+    },
+  )
+
+  async function loadOne(name: string): Promise<TopicRoutes> {
     const found = await store.routesOf(db, name)
     kept.delete(name)
     if (!found) throw noTopic(name)

@@ -138,6 +138,8 @@ export type Assignment = Subscription & {
   queueId: number
   /** Goes up with every change by a caller. */
   version: number
+  /** The limit of the queue it delivers from. */
+  queueMaxAttempts: number
   /** The newest first; those before it end when their grace is over (milliseconds since 1970). */
   secrets: { secret: string; expiresMs: number | null }[]
 }
@@ -150,6 +152,8 @@ export type Desk = {
   /** A heartbeat: owned subscriptions stay owned for `aliveMs`; free ones are taken up to a
    * fair share, those of dead gateways only with `takeOver`. `excess`: held beyond that share. */
   claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; excess: number }>
+  /** A heartbeat of a gateway that is leaving: it keeps what it has not released yet, and has no share any more. */
+  keep(aliveMs: number): Promise<void>
   release(subscriptions: readonly number[]): Promise<void>
   /** Gives everything back. */
   retire(): Promise<void>
@@ -162,9 +166,10 @@ export type Desk = {
     subscription: number,
     health: Pick<Health, 'circuit' | 'failures'> & { failing: boolean; heldMs: number | null },
   ): Promise<{ failingMs: number }>
-  disable(assignment: Pick<Assignment, 'number' | 'id'>, reason: DisabledReason): Promise<void>
-  /** Gathers with others; resolves after the commit. */
-  recordAttempt(attempt: AttemptReport): Promise<void>
+  /** Unless it has been changed since this version. */
+  disable(assignment: Pick<Assignment, 'number' | 'version'>, reason: DisabledReason): Promise<void>
+  /** Ids in the order given; '' for those of a subscription that is gone. */
+  recordAttempts(attempts: readonly AttemptReport[]): Promise<string[]>
   /** `changed`: this subscription is not as it was. `free`: some subscription has no gateway. One listener. */
   listen(on: { changed(subscription: number): void; free(): void }): void
 }

@@ -121,9 +121,10 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
   let trimmed: LogCursor = { at: -1, id: 0 }
   const trimming = loop(
     async () => {
+      const startMs = monotonicMs()
       const next = await store.trimTopicLog(db, trimmed, trimStep)
       trimmed = next ?? { at: -1, id: 0 }
-      return next ? 100 : 5_000
+      return Math.max(next ? 100 : 5_000, 5 * (monotonicMs() - startMs))
     },
     { retryMs: 5_000, failed: failed('trim topic log') },
   )
@@ -135,8 +136,8 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
       const some = (await store.listSubscriptions(db, { queue: null, topic: null }, subscription, 200)).map(
         (each) => each.number,
       )
+      if (some.length > 0 && (await store.trimAttemptsOf(db, some, attemptsKept, trimStep)) > 0) return 50
       subscription = some.at(-1) ?? 0
-      if (some.length > 0) await store.trimAttemptsOf(db, some, attemptsKept, trimStep)
       return some.length === 200 ? 100 : 10_000
     },
     { retryMs: 10_000, failed: failed('trim attempts') },

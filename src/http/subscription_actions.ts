@@ -1,18 +1,17 @@
 /** What is done with a subscription: switched on and off, tried, given another secret, delivered once more, looked into. */
 import { isUtf8 } from 'node:buffer'
 import { createRoute, z } from '@hono/zod-openapi'
-import { type Attempt, type Headers, type SigningSecret, subscriptionLimits } from '../model/index.ts'
+import { type Attempt, type SigningSecret, subscriptionLimits } from '../model/index.ts'
 import { json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
 import { duration, page, pageOf, time, timeOut } from './fields.ts'
 import { jsonIn, jsonOf, objectOf, problems, security } from './route.ts'
-import { subscriptionJson, subscriptionOut } from './subscription_settings.ts'
+import { subscriptionJson, subscriptionOut, withoutCredentials } from './subscription_settings.ts'
 import { newSecret, subscriptionFor, subscriptionParam } from './subscriptions.ts'
 
 const tags = ['subscriptions']
 const standardGraceMs = 86_400_000
 /** Headers that hold secrets of the endpoint. */
-const hidden: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'cookie'])
 
 const enableRoute = createRoute({
   method: 'post',
@@ -27,7 +26,7 @@ const enableRoute = createRoute({
 
 const enable = endpoint(enableRoute, 'key', async (call) => {
   const { id } = await subscriptionFor(call, 'manage')
-  return json(200, subscriptionJson(await call.broker.admin.enableSubscription(id)))
+  return json(200, subscriptionJson(await call.broker.admin.enableSubscription(id), true))
 })
 
 const disableRoute = createRoute({
@@ -43,7 +42,7 @@ const disableRoute = createRoute({
 
 const disable = endpoint(disableRoute, 'key', async (call) => {
   const { id } = await subscriptionFor(call, 'manage')
-  return json(200, subscriptionJson(await call.broker.admin.disableSubscription(id)))
+  return json(200, subscriptionJson(await call.broker.admin.disableSubscription(id), true))
 })
 
 const attemptOut = z
@@ -250,17 +249,12 @@ const attemptJson = (attempt: Attempt): z.input<typeof attemptOut> => ({
   outcome: attempt.outcome,
   status: attempt.status,
   duration_ms: attempt.durationMs,
-  request_headers: withoutSecrets(attempt.requestHeaders),
+  request_headers: withoutCredentials(attempt.requestHeaders),
   response_headers: attempt.responseHeaders,
   ...responseJson(attempt.responseBody),
   error: attempt.error,
   next_attempt_at: attempt.nextAttemptAt?.toISOString() ?? null,
 })
-
-const withoutSecrets = (headers: Headers): Headers =>
-  Object.fromEntries(
-    Object.entries(headers).map(([name, value]) => [name, hidden.has(name.toLowerCase()) ? '(hidden)' : value]),
-  )
 
 /** Text that was cut within its last character is text without it. */
 function responseJson(body: Buffer): { response_body: string } | { response_body_base64: string } {

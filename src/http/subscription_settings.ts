@@ -247,7 +247,19 @@ export const createdOut = z
   })
   .openapi('CreatedSubscription')
 
-export function subscriptionJson(subscription: SubscriptionWithCounts): z.input<typeof subscriptionOut> {
+const hidden: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'cookie'])
+
+/** For eyes that may look and not change. */
+export const withoutCredentials = (headers: Headers): Headers =>
+  Object.fromEntries(
+    Object.entries(headers).map(([name, value]) => [name, hidden.has(name.toLowerCase()) ? '(hidden)' : value]),
+  )
+
+/** `mayManage`: also sees the credentials among the configured headers. */
+export function subscriptionJson(
+  subscription: SubscriptionWithCounts,
+  mayManage: boolean,
+): z.input<typeof subscriptionOut> {
   const { source, health, counts, rate, disabled } = subscription
   return {
     id: subscription.id,
@@ -257,7 +269,7 @@ export function subscriptionJson(subscription: SubscriptionWithCounts): z.input<
       : { topic: source.topic, pattern: source.pattern, filter: source.filter, backlog_queue: subscription.queue }),
     url: subscription.url,
     format: subscription.format,
-    headers: subscription.headers,
+    headers: mayManage ? subscription.headers : withoutCredentials(subscription.headers),
     timeout: formatDuration(subscription.timeoutMs),
     concurrency: subscription.concurrency,
     rate: rate && `${rate.count}/${unitOf(rate)}`,

@@ -70,7 +70,7 @@ const create = endpoint(createRouteOfSubscriptions, 'key', async ({ broker, prin
   if (!may(principal, 'manage', source)) throw refused('manage', source)
   const secret = newSecret()
   const created = await broker.admin.createSubscription(source, { ...defaultSubscription, ...settings }, secret)
-  return json(201, { ...subscriptionJson(created), secret }, { Location: `/v1/subscriptions/${created.id}` })
+  return json(201, { ...subscriptionJson(created, true), secret }, { Location: `/v1/subscriptions/${created.id}` })
 })
 
 const listRoute = createRoute({
@@ -94,7 +94,10 @@ const list = endpoint(listRoute, 'key', async ({ broker, principal, query }) => 
     topic: query.topic ?? null,
     may: ({ source }) => may(principal, 'read', source),
   })
-  return json(200, { data: data.map(subscriptionJson), next_cursor: nextCursor })
+  return json(200, {
+    data: data.map((each) => subscriptionJson(each, may(principal, 'manage', each.source))),
+    next_cursor: nextCursor,
+  })
 })
 
 const getRoute = createRoute({
@@ -108,7 +111,10 @@ const getRoute = createRoute({
   responses: { 200: jsonOf(subscriptionOut, 'The subscription'), ...problems(401, 403, 404) },
 })
 
-const get = endpoint(getRoute, 'key', async (call) => json(200, subscriptionJson(await subscriptionFor(call, 'read'))))
+const get = endpoint(getRoute, 'key', async (call) => {
+  const found = await subscriptionFor(call, 'read')
+  return json(200, subscriptionJson(found, may(call.principal, 'manage', found.source)))
+})
 
 const patchRoute = createRoute({
   method: 'patch',
@@ -125,7 +131,7 @@ const patch = endpoint(patchRoute, 'key', async (call) => {
   const { id, source } = await subscriptionFor(call, 'manage')
   const { queue, topic, changes } = await call.json()
   checkSource(source, queue, topic)
-  return json(200, subscriptionJson(await call.broker.admin.updateSubscription(id, changes)))
+  return json(200, subscriptionJson(await call.broker.admin.updateSubscription(id, changes), true))
 })
 
 /** Throws setting_is_fixed for another queue or topic than it has. */

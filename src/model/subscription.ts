@@ -64,6 +64,9 @@ export type Subscription = SubscriptionSettings & {
 /** A live signing secret. The newest has no end; the ones before it end when their grace is over. */
 export type SigningSecret = { secret: string; createdAt: Date; expiresAt: Date | null }
 
+/** Stands for the message of a test. */
+export const testMessageId = 'msg_test'
+
 /** One HTTP call. */
 export type Attempt = {
   id: string

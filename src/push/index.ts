@@ -1,7 +1,7 @@
 /** The edge that pushes: one more consumer of the broker, which delivers to webhooks. */
 import { monotonicMs, randomToken, wallMs } from '../base/index.ts'
 import type { Assignment, Broker } from '../broker/index.ts'
-import { type Attempt, type Delivery, verdictOf } from '../model/index.ts'
+import { type Attempt, type Delivery, testMessageId, verdictOf } from '../model/index.ts'
 import { addressPolicy } from './address.ts'
 import { type Roster, startRoster } from './roster.ts'
 import { createSender, type SendResult } from './sender.ts'
@@ -40,9 +40,14 @@ export function createPush({ broker, allowPrivate, version, log }: PushOptions):
     const { headers, body } = requestFor(assignment, delivery, at.getTime(), version)
     const { url, timeoutMs } = assignment
     const result = await sender.send({ url, headers, body, timeoutMs, signal: new AbortController().signal })
-    const attempt = attemptFrom(assignment, delivery, at, headers, result)
-    await broker.desk.recordAttempt({ ...attempt, subscription: assignment.number, messageId: '' })
-    return attempt
+    const attempt = attemptFrom(assignment, at, headers, result)
+    // That it cannot be recorded does not undo it.
+    const recorded = broker.desk.recordAttempts([{ ...attempt, subscription: assignment.number }])
+    const [attemptId] = await recorded.catch((error: unknown) => {
+      log('recording an attempt failed', { subscription: assignment.id, error })
+      return []
+    })
+    return { ...attempt, id: attemptId || attempt.id }
   }
 
   return {
@@ -77,15 +82,14 @@ function testMessage({ id, source }: Assignment, at: Date): Delivery {
 
 function attemptFrom(
   { retry }: Assignment,
-  delivery: Delivery,
   at: Date,
   requestHeaders: Record<string, string>,
   { outcome, durationMs, responseHeaders, responseBody }: SendResult,
 ): Attempt {
   const verdict = verdictOf(outcome, { attempt: 1, maxAttempts: 2, retry, nowMs: at.getTime(), random: 0 })
   return {
-    id: `att_${delivery.id.slice(4)}`,
-    messageId: delivery.id,
+    id: 'att_test',
+    messageId: testMessageId,
     attempt: 0,
     at,
     outcome: verdict.action === 'settle' ? 'succeeded' : 'failed',

@@ -4,11 +4,12 @@
  */
 import { type Loop, loop, monotonicMs } from '../base/index.ts'
 import type { Broker } from '../broker/index.ts'
+import { createGathered } from './gather.ts'
 import { createWorker, type Worker, type WorkerDeps } from './worker.ts'
 
 export type Roster = { stop(graceMs: number): Promise<void> }
 
-type Options = Omit<WorkerDeps, 'alive' | 'held' | 'disabled'> & { broker: Broker }
+type Options = Omit<WorkerDeps, 'alive' | 'held' | 'disabled' | 'gathered'> & { broker: Broker }
 
 const heartbeatMs = 1_000
 const aliveMs = 5_000
@@ -31,9 +32,11 @@ export function startRoster(options: Options): Roster {
   let stopping = false
   let reconciledMs = Number.NEGATIVE_INFINITY
   const held = { bytes: 0 }
+  const gathered = createGathered({ broker, log })
   const deps: WorkerDeps = {
     ...options,
     held,
+    gathered,
     alive: () => monotonicMs() < aliveUntilMs - aliveMarginMs,
     disabled: (number) => void dismiss(number, handOverMs),
   }
@@ -123,7 +126,7 @@ export function startRoster(options: Options): Roster {
       const keepAlive = loop(
         async () => {
           const sentMs = monotonicMs()
-          await desk.claim(aliveMs, false)
+          await desk.keep(aliveMs)
           aliveUntilMs = sentMs + aliveMs
           return heartbeatMs
         },
@@ -131,6 +134,7 @@ export function startRoster(options: Options): Roster {
       )
       await Promise.allSettled([...all, ...leaving.values()])
       await keepAlive.stop()
+      await gathered.flush()
       await desk.retire().catch((error: unknown) => log('retiring failed', { error }))
     },
   }

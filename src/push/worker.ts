@@ -10,14 +10,16 @@ import {
   attemptsOf,
   BrokerError,
   type Circuit,
+  closedCircuit,
   type Delivery,
   inherited,
   permits,
   type SettleAction,
-  subscriptionLimits,
   type Verdict,
   verdictOf,
 } from '../model/index.ts'
+import type { Gathered } from './gather.ts'
+import { createReporter } from './reporter.ts'
 import { webhookRequest } from './request.ts'
 import type { Sender, SendResult } from './sender.ts'
 
@@ -30,7 +32,8 @@ export type Worker = {
 }
 
 export type WorkerDeps = {
-  broker: Pick<Broker, 'receive' | 'settle' | 'desk'>
+  broker: Pick<Broker, 'receive' | 'desk'>
+  gathered: Pick<Gathered, 'settle' | 'record'>
   sender: Sender
   version: string
   /** Whether this gateway may still send for what it owns. */
@@ -52,16 +55,17 @@ const retryMs = 500
 /** A fast endpoint finds its next messages already here. */
 const fastMs = 300
 const smallBytes = 64 * 1024
+const aheadMs = 50
+const mostAhead = 200
 const paceAheadMs = 10
-const healthEveryMs = 5_000
 
 type Waiting = { delivery: Delivery; sinceMs: number }
 
 export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
-  const { broker, sender, held } = deps
+  const { broker, gathered, sender, held } = deps
   let assignment = first
   let circuit: Circuit = inheritedCircuit(first)
-  let heldUntilMs = 0
+  let heldUntilMs = heldBy(first)
   let rate = paceOf(first)
   let waiting: Waiting[] = []
   let underWay = 0
@@ -70,9 +74,16 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   let receiving: AbortController | undefined
   let timer: Timer | undefined
   let stopped = false
-  let reported = { failing: first.health.failingSince !== null, atMs: Number.NEGATIVE_INFINITY }
+  let failing = first.health.failingSince !== null
   const breakOff = new AbortController()
   const settling = new Set<Promise<unknown>>()
+  const reporter = createReporter({
+    desk: broker.desk,
+    assignment: () => assignment,
+    standing: () => ({ circuit, failing, heldUntilMs }),
+    tooLong: () => disable('failing', assignment),
+    log: deps.log,
+  })
 
   const inMs = (ms: number): void => {
     timer?.cancel()
@@ -88,21 +99,31 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   function pump(): void {
     if (stopped) return
     const nowMs = monotonicMs()
-    const pausedMs = pauseMs(nowMs)
-    if (pausedMs > 0) inMs(pausedMs)
     if (heldUntilMs > nowMs || permits(circuit, nowMs) === 0) {
       giveBack()
+      inMs(pauseMs(nowMs))
       return
     }
+    returnStale(nowMs)
     while (waiting.length > 0 && underWay < limitAt(nowMs) && (rate?.waitMs(nowMs) ?? 0) === 0) {
       const next = waiting.shift()
       if (!next) break
-      if (!deps.alive() || nowMs - next.sinceMs > staleMs)
-        settle(next.delivery, { action: 'return', receipt: next.delivery.receipt })
-      else void deliver(next.delivery, nowMs)
+      void deliver(next.delivery, nowMs)
     }
     const wanted = wantedAt(nowMs)
     if (wanted > 0 && !receiving) void take(wanted)
+    const pausedMs = pauseMs(nowMs)
+    if (pausedMs > 0) inMs(pausedMs)
+    else if (waiting.length > 0) inMs(staleMs)
+  }
+
+  /** What waits here while others hang goes back: somebody else may have it, and its lease is no longer long enough. */
+  function returnStale(nowMs: number): void {
+    const alive = deps.alive()
+    const stale = waiting.filter(({ sinceMs }) => !alive || nowMs - sinceMs >= staleMs)
+    if (stale.length === 0) return
+    waiting = waiting.filter((each) => !stale.includes(each))
+    for (const { delivery } of stale) settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
   const limitAt = (nowMs: number): number => Math.min(assignment.concurrency, permits(circuit, nowMs))
@@ -113,11 +134,19 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       return 0
     }
     const here = underWay + waiting.length
-    if (held.bytes > heldBytesLimit && here > 0) return 0
+    if (held.bytes > heldBytesLimit) return here > 0 ? 0 : 1
     const limit = limitAt(nowMs)
     if (rate) return Math.min(limit - here, rate.within(nowMs, paceAheadMs) - waiting.length)
-    const ahead = circuit.failures === 0 && latencyMs < fastMs && bytes < smallBytes ? limit : 0
-    return Math.min(1000, limit + ahead - here)
+    const ahead = aheadAt(limit)
+    // Asked for in fair portions: a lease that brings one message costs as much as one that brings fifty.
+    const wanted = limit + ahead - here
+    return wanted > 0 && (waiting.length <= ahead / 2 || underWay < limit) ? Math.min(1000, wanted) : 0
+  }
+
+  /** Messages that a fast endpoint should find already here: what it does in the time of a few leases. */
+  function aheadAt(limit: number): number {
+    if (circuit.failures > 0 || latencyMs >= fastMs || bytes >= smallBytes) return 0
+    return Math.max(limit, Math.min(mostAhead, Math.ceil((limit * aheadMs) / Math.max(latencyMs, 0.1))))
   }
 
   async function take(max: number): Promise<void> {
@@ -167,54 +196,36 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     latencyMs += (result.durationMs - latencyMs) / 8
     const verdict: Verdict = verdictOf(result.outcome, {
       attempt: delivery.attempt,
-      maxAttempts: attemptsOf(of),
+      maxAttempts: Math.min(attemptsOf(of), of.queueMaxAttempts),
       retry: of.retry,
       nowMs: wallMs(),
       random: random(),
     })
-    const { outcome } = result
-    if (outcome.kind === 'failure' && outcome.code === 'aborted') settle(delivery, brokenOff(delivery, of))
-    else {
-      settle(delivery, actionFor(verdict, delivery.receipt))
-      judge(verdict)
-    }
-    record(of, delivery, at, request.headers, result, verdict)
+    const isOurs = result.outcome.kind === 'failure' && result.outcome.code === 'aborted'
+    settle(delivery, isOurs ? brokenOff(delivery.receipt) : actionFor(verdict, delivery.receipt))
+    if (!isOurs) judge(verdict, of)
+    record(of, delivery, at, request.headers, result, isOurs ? atOnce(verdict) : verdict)
     pump()
   }
 
   /** What the verdict says about the endpoint. */
-  function judge(verdict: Verdict): void {
+  function judge(verdict: Verdict, of: Assignment): void {
     const nowMs = monotonicMs()
-    const before = circuit.state
-    circuit = verdict.action === 'settle' ? afterSuccess() : afterFailure(circuit, nowMs, random())
+    const before = { state: circuit.state, failing }
+    failing = verdict.action !== 'settle'
+    circuit = failing ? afterFailure(circuit, nowMs, random()) : afterSuccess()
     const holdMs = verdict.action === 'settle' ? null : verdict.holdMs
     if (holdMs !== null) heldUntilMs = Math.max(heldUntilMs, nowMs + holdMs)
-    if (verdict.action === 'dead' && verdict.disable) {
-      void disable('gone')
-      return
-    }
-    const failing = verdict.action !== 'settle'
-    const isNews = failing !== reported.failing || before !== circuit.state || holdMs !== null
-    if (isNews || (failing && nowMs - reported.atMs > healthEveryMs)) report(failing, nowMs)
+    if (verdict.action === 'dead' && verdict.disable) disable('gone', of)
+    else if (failing !== before.failing || circuit.state !== before.state || holdMs !== null) reporter.news()
+    else if (failing) reporter.stillFailing()
   }
 
-  function report(failing: boolean, nowMs: number): void {
-    reported = { failing, atMs: nowMs }
-    const untilMs = Math.max(heldUntilMs, circuit.state === 'closed' ? 0 : circuit.untilMs)
-    const heldMs = untilMs > nowMs ? Math.ceil(untilMs - nowMs) : null
-    const { state, failures } = circuit
-    const reporting = broker.desk
-      .recordHealth(assignment.number, { circuit: state, failures, failing, heldMs })
-      .then(async ({ failingMs }) => {
-        if (failing && failingMs > subscriptionLimits.failingMs) await disable('failing')
-      })
-    track(reporting, 'recording the health of a webhook failed')
-  }
-
-  async function disable(reason: 'gone' | 'failing'): Promise<void> {
-    deps.log('webhook disabled', { subscription: assignment.id, reason })
-    track(broker.desk.disable(assignment, reason), 'disabling a webhook failed')
-    deps.disabled(assignment.number)
+  /** `of`: as it was when the endpoint was asked; one that has been changed since is not disabled. */
+  function disable(reason: 'gone' | 'failing', of: Assignment): void {
+    deps.log('webhook disabled', { subscription: of.id, reason })
+    track(broker.desk.disable(of, reason), 'disabling a webhook failed')
+    if (of.version === assignment.version) deps.disabled(of.number)
   }
 
   function record(
@@ -237,7 +248,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       failure: error ?? undefined,
       duration_ms: Math.round(durationMs * 100) / 100,
     })
-    const recording = broker.desk.recordAttempt({
+    gathered.record({
       subscription: of.number,
       messageId: delivery.id,
       attempt: delivery.attempt,
@@ -251,7 +262,6 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       error,
       nextAttemptAt: verdict.action === 'retry' ? new Date(wallMs() + verdict.delayMs) : null,
     })
-    track(recording, 'recording an attempt failed')
   }
 
   /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
@@ -263,7 +273,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   async function settled(delivery: Delivery, action: SettleAction): Promise<void> {
     for (;;) {
       try {
-        await broker.settle([action], { queue: null, may: () => true })
+        await gathered.settle(action)
         return
       } catch (error) {
         const unavailable = error instanceof BrokerError && error.code === 'unavailable'
@@ -288,6 +298,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     while ((underWay > 0 || settling.size > 0 || receiving) && monotonicMs() < untilMs) await sleep(5)
     breakOff.abort()
     while (underWay > 0) await sleep(1)
+    track(reporter.stop(), 'recording the health of a webhook failed')
     await Promise.race([Promise.all(settling), sleep(1000)])
   }
 
@@ -296,8 +307,14 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     number: first.number,
     version: () => assignment.version,
     update(changed) {
-      const { rate: old } = assignment
+      const { rate: old, url } = assignment
       assignment = changed
+      const isReset = changed.health.circuit === 'closed' && changed.health.heldUntil === null
+      if (changed.url !== url || isReset) {
+        circuit = closedCircuit
+        heldUntilMs = 0
+        failing = changed.health.failingSince !== null
+      }
       if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) rate = paceOf(changed)
       // Waiting with the old lease and limit: it takes its place anew.
       receiving?.abort()
@@ -309,10 +326,14 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
 
 const paceOf = ({ rate }: Assignment): Pace | null => rate && pace(rate.count, rate.perMs, monotonicMs())
 
-function inheritedCircuit({ health }: Assignment): Circuit {
-  const leftMs = health.heldUntil ? Math.max(0, health.heldUntil.getTime() - wallMs()) : 0
-  return inherited(health.circuit, health.failures, monotonicMs() + Math.min(leftMs, 24 * 3600_000))
+/** Until when nothing is to be sent, by this process's clock, as another gateway left it; 0: now. */
+function heldBy({ health }: Assignment): number {
+  const leftMs = health.heldUntil ? health.heldUntil.getTime() - wallMs() : 0
+  return leftMs > 0 ? monotonicMs() + Math.min(leftMs, 24 * 3600_000) : 0
 }
+
+const inheritedCircuit = (assignment: Assignment): Circuit =>
+  inherited(assignment.health.circuit, assignment.health.failures, heldBy(assignment))
 
 export function requestFor(
   { secrets, ...subscription }: Assignment,
@@ -324,11 +345,15 @@ export function requestFor(
   return webhookRequest(delivery, subscription, { secrets: live, nowMs, attempt: delivery.attempt, version })
 }
 
-/** The gateway's own doing: again at once, and never for that reason a dead letter. */
-function brokenOff({ receipt, attempt }: Delivery, of: Assignment): SettleAction {
-  if (attempt >= attemptsOf(of)) return { action: 'return', receipt }
-  return { action: 'nack', receipt, delayMs: 0, error: 'The attempt was broken off by the gateway.' }
-}
+/** The gateway's own doing: again at once. The attempt counts, for it may have arrived. */
+const brokenOff = (receipt: string): SettleAction => ({
+  action: 'nack',
+  receipt,
+  delayMs: 0,
+  error: 'The attempt was broken off by the gateway.',
+})
+
+const atOnce = (verdict: Verdict): Verdict => (verdict.action === 'retry' ? { ...verdict, delayMs: 0 } : verdict)
 
 function actionFor(verdict: Verdict, receipt: string): SettleAction {
   switch (verdict.action) {

@@ -58,15 +58,17 @@ export function connect(options: ConnectOptions): Database {
 
   return {
     hot: runner(hot, hotDeadlineMs),
-    calm: runner(calm, calmDeadlineMs),
+    calm: (text, parameters) => again(() => runner(calm, calmDeadlineMs)(text, parameters)) as Promise<never>,
     transaction: <T>(
       run: (query: <Row>(text: string, parameters: readonly Parameter[]) => Promise<Row[]>) => Promise<T>,
     ) =>
-      answered(
-        calm.begin((tx) =>
-          run(async (text, parameters) => [...(await tx.unsafe(text, [...parameters]))] as never),
-        ) as Promise<T>,
-        calmDeadlineMs,
+      again(() =>
+        answered(
+          calm.begin((tx) =>
+            run(async (text, parameters) => [...(await tx.unsafe(text, [...parameters]))] as never),
+          ) as Promise<T>,
+          calmDeadlineMs,
+        ),
       ),
     close: async () => {
       await Promise.all([hot.end({ timeout: 5 }), calm.end({ timeout: 5 })])
@@ -93,6 +95,19 @@ export function open(
     // Positions and tokens stay below 2^53 (see base/clock): numbers are exact and cheap.
     types: { int8: { to: 20, from: [20], serialize: String, parse: Number } },
   })
+}
+
+/** What Postgres undid because it stood in the way of another (class 40: deadlock, serialization) is done again, twice at most. */
+async function again<T>(run: () => Promise<T>): Promise<T> {
+  for (let left = 2; ; left--) {
+    try {
+      return await run()
+    } catch (error) {
+      const cause = error instanceof BrokerError ? error.cause : error
+      const undone = cause instanceof Error && 'code' in cause && String(cause.code).startsWith('40')
+      if (left === 0 || !undone) throw error
+    }
+  }
 }
 
 /** Waits for a statement, but not for ever: the driver has no such limit of its own. */

@@ -9,12 +9,12 @@ import { type Database, numbers, startsOf, texts } from './client.ts'
  */
 const claimText = `/* claim subscriptions */
 with me as (
-  insert into postern.gateways (id, alive_until) values ($1, now() + $2::int * interval '1 ms')
-  on conflict (id) do update set alive_until = excluded.alive_until),
+  insert into postern.gateways (id, alive_until, leaving) values ($1, now() + $2::int * interval '1 ms', false)
+  on conflict (id) do update set alive_until = excluded.alive_until, leaving = false),
 gone as (delete from postern.gateways where alive_until < now() - interval '1 hour' and id <> $1),
-alive as materialized (select id from postern.gateways where alive_until > now() and id <> $1),
+alive as materialized (select id, leaving from postern.gateways where alive_until > now() and id <> $1),
 share as materialized (
-  select ceil((select count(*) from postern.subscriptions where disabled is null)::float8 / ((select count(*) from alive) + 1))::int as n),
+  select ceil((select count(*) from postern.subscriptions where disabled is null)::float8 / ((select count(*) from alive where not leaving) + 1))::int as n),
 mine as materialized (select id from postern.subscriptions where owner = $1 and disabled is null),
 free as materialized (
   select id from postern.subscriptions s where disabled is null and (owner is null or $3::boolean and owner <> $1 and owner not in (select id from alive))
@@ -30,16 +30,24 @@ export async function claim(
   aliveMs: number,
   takeOver: boolean,
 ): Promise<{ taken: number[]; excess: number }> {
-  const [row] = await db.calm<{ taken: string; excess: number }>(claimText, [gateway, aliveMs, takeOver])
+  const [row] = await db.hot<{ taken: string; excess: number }>(claimText, [gateway, aliveMs, takeOver])
   return { taken: parse(row?.taken), excess: row?.excess ?? 0 }
 }
 
 const parse = (text: string | undefined): number[] =>
   text === undefined || text === '{}' ? [] : text.slice(1, -1).split(',').map(Number)
 
+/** A heartbeat of a gateway that stops: what it owns stays its own until it is released, and its share is the others'. */
+export async function keepOwned(db: Database, gateway: string, aliveMs: number): Promise<void> {
+  await db.hot(
+    `/* keep owned */ update postern.gateways set alive_until = now() + $2::int * interval '1 ms', leaving = true where id = $1`,
+    [gateway, aliveMs],
+  )
+}
+
 /** Gives subscriptions back; those of another gateway stay. */
 export async function releaseSubscriptions(db: Database, gateway: string, ids: readonly number[]): Promise<void> {
-  await db.calm(
+  await db.hot(
     '/* release subscriptions */ update postern.subscriptions set owner = null where owner = $1 and id = any ($2::int[])',
     [gateway, numbers(ids)],
   )
@@ -47,7 +55,7 @@ export async function releaseSubscriptions(db: Database, gateway: string, ids: r
 
 /** This gateway delivers no more: whatever it still owns is free at once. */
 export async function retireGateway(db: Database, gateway: string): Promise<void> {
-  await db.calm(
+  await db.hot(
     `/* retire gateway */ with s as (update postern.subscriptions set owner = null where owner = $1)
       delete from postern.gateways where id = $1`,
     [gateway],
@@ -56,7 +64,7 @@ export async function retireGateway(db: Database, gateway: string): Promise<void
 
 /** What this gateway owns, with the version of each. Index `subscriptions_owner`. */
 export async function ownedBy(db: Database, gateway: string): Promise<Map<number, number>> {
-  const rows = await db.calm<{ id: number; version: number }>(
+  const rows = await db.hot<{ id: number; version: number }>(
     '/* owned subscriptions */ select id, version from postern.subscriptions where owner = $1 and disabled is null',
     [gateway],
   )
@@ -70,7 +78,7 @@ export async function recordHealth(
   id: number,
   health: Pick<Health, 'circuit' | 'failures'> & { failing: boolean; heldMs: number | null },
 ): Promise<{ failingMs: number }> {
-  const [row] = await db.calm<{ failing_ms: number }>(
+  const [row] = await db.hot<{ failing_ms: number }>(
     `/* record health */ update postern.subscriptions set circuit = $3, failures = $4::int,
         failing_since = case when $5::boolean then coalesce(failing_since, now()) end, held_until = now() + $6::bigint * interval '1 ms'
       where id = $1::int and owner = $2 returning coalesce(date_part('epoch', now() - failing_since) * 1000, 0) as failing_ms`,
@@ -94,11 +102,13 @@ select a.s, a.m, a.n, to_timestamp(a.at / 1000), a.ok, nullif(a.status, 0), a.ms
   substring($13::bytea from a.body_from for a.body_bytes), a.error, case when a.next > 0 then to_timestamp(a.next / 1000) end
 from unnest($1::int[], $2::bigint[], $3::smallint[], $4::float8[], $5::boolean[], $6::smallint[], $7::int[], $8::text[], $9::text[],
   $10::int[], $11::int[], $12::text[], $14::float8[]) a(s, m, n, at, ok, status, ms, rq, rs, body_from, body_bytes, error, next)
-where exists (select 1 from postern.subscriptions x where x.id = a.s)`
+where exists (select 1 from postern.subscriptions x where x.id = a.s)
+returning id`
 
-export async function recordAttempts(db: Database, items: readonly NewAttempt[]): Promise<void> {
+/** Their numbers, in the order given when none is missing. */
+export async function recordAttempts(db: Database, items: readonly NewAttempt[]): Promise<number[]> {
   const offsets = startsOf(items.map((item) => item.responseBody.length))
-  await db.hot(recordText, [
+  const rows = await db.hot<{ id: number }>(recordText, [
     numbers(items.map((item) => item.subscription)),
     numbers(items.map((item) => item.messageId)),
     numbers(items.map((item) => item.attempt)),
@@ -114,6 +124,7 @@ export async function recordAttempts(db: Database, items: readonly NewAttempt[])
     Buffer.concat(items.map((item) => item.responseBody)),
     numbers(items.map((item) => item.nextAttemptAt?.getTime() ?? 0)),
   ])
+  return rows.map((row) => row.id)
 }
 
 export type AttemptRow = {

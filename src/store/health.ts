@@ -3,6 +3,12 @@ import type { Database } from './client.ts'
 import { latestMigration } from './migrate.ts'
 
 /** Sentences for people; empty when the database answers and has every migration that this program knows. */
+/** Postgres's clock, milliseconds since 1970. */
+export async function databaseNowMs(db: Database): Promise<number> {
+  const [row] = await db.calm<{ ms: number }>(`/* now */ select date_part('epoch', now()) * 1000 as ms`, [])
+  return row?.ms ?? 0
+}
+
 export async function problems(db: Database): Promise<string[]> {
   const latest = await latestMigration()
   const [row] = await db.calm<{ migrated: boolean; writable: boolean }>(

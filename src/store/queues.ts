@@ -137,6 +137,12 @@ export async function deleteQueue(
   force: boolean,
 ): Promise<{ id: number; deleted: boolean } | null> {
   return await db.transaction(async (query) => {
+    // Before the queue, as whoever binds it does.
+    await query(
+      `/* lock topics */ select t.id from postern.topics t where t.id in (
+          select b.topic_id from postern.bindings b join postern.queues q on q.id = b.queue_id where q.name = $1) order by t.id for update`,
+      [name],
+    )
     const [queue] = await query<{ id: number }>(
       '/* lock queue */ select id from postern.queues where name = $1 for update',
       [name],

@@ -1,6 +1,6 @@
 /** Ending and extending leases: each statement takes receipts of any number of queues, many callers at once. */
 import type { Receipt } from '../model/index.ts'
-import { type Database, numbers, numbersFrom, texts } from './client.ts'
+import { type Database, numbers, texts } from './client.ts'
 import type { FreedKey } from './keyed.ts'
 import { type MovedRow, type MoveKind, movedColumns, route } from './move.ts'
 
@@ -25,18 +25,26 @@ const ackText = `/* ack */
 with d as (
   delete from postern.messages where ctid = any (array(
     select x.tid from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) a(queue_id, lane, position, token) ${held('')}))
-  returning queue_id, position, key, chain)
-select array_agg(position)::text as positions,
+  returning queue_id, lane, position, key, chain)
+select array_agg(queue_id || ' ' || lane || ' ' || position) as places,
   jsonb_agg(jsonb_build_object('queueId', queue_id, 'key', key, 'after', chain)) filter (where chain is not null) as freed from d`
 
-/** The positions of the leases that this ended, and the keys whose next message may move up. */
+/** The name of a place, for looking up. A position alone is not enough: copies of one publish share it. */
+export const placeOf = ({ queueId, lane, position }: Pick<Receipt, 'queueId' | 'lane' | 'position'>): string =>
+  `${queueId} ${lane} ${position}`
+
+/** The places of the leases that this ended, and the keys whose next message may move up. */
 export async function ack(
   db: Database,
   receipts: readonly Receipt[],
-): Promise<{ positions: Set<number>; freed: FreedKey[] }> {
-  const [row] = await db.hot<{ positions: string | null; freed: FreedKey[] | null }>(ackText, place(receipts))
-  return { positions: new Set(numbersFrom(row?.positions ?? null)), freed: row?.freed ?? [] }
+): Promise<{ places: Set<string>; freed: FreedKey[] }> {
+  const [row] = await db.hot<{ places: string | null; freed: FreedKey[] | null }>(ackText, place(receipts))
+  return { places: new Set(placesFrom(row?.places ?? null)), freed: row?.freed ?? [] }
 }
+
+/** A `text[]` of names of places, which need no quotes but those that the blanks ask for. */
+const placesFrom = (text: string | null): string[] =>
+  text === null ? [] : text.slice(1, -1).replaceAll('"', '').split(',')
 
 export type Release = {
   receipt: Receipt
@@ -82,18 +90,24 @@ l as (
   insert into postern.leases (expires_at, token, queue_id, lane, positions)
   select leased_until, lease_token, queue_id, lane, array_agg(position) from u group by leased_until, lease_token, queue_id, lane
   on conflict (expires_at, token, queue_id, lane) do update set positions = postern.leases.positions || excluded.positions)
-select position, date_part('epoch', leased_until) * 1000 as leased_until_ms from u`
+select queue_id, lane, position, date_part('epoch', leased_until) * 1000 as leased_until_ms from u`
 
-/** Leases counted from now; returns the new ends, milliseconds since 1970, by position. */
+/** Leases counted from now; returns the new ends, milliseconds since 1970, by place. */
 export async function extend(
   db: Database,
   items: readonly { receipt: Receipt; leaseMs: number }[],
-): Promise<Map<number, number>> {
-  const rows = await db.hot<{ position: number; leased_until_ms: number }>(extendText, [
+): Promise<Map<string, number>> {
+  type Row = { queue_id: number; lane: number; position: number; leased_until_ms: number }
+  const rows = await db.hot<Row>(extendText, [
     ...place(items.map((item) => item.receipt)),
     numbers(items.map((item) => item.leaseMs)),
   ])
-  return new Map(rows.map((row) => [row.position, row.leased_until_ms]))
+  return new Map(
+    rows.map(({ queue_id: queueId, lane, position, leased_until_ms: endMs }) => [
+      placeOf({ queueId, lane, position }),
+      endMs,
+    ]),
+  )
 }
 
 /**

@@ -18,6 +18,7 @@ export type StoredSubscription = Subscription & {
   number: number
   queueId: number
   version: number
+  queueMaxAttempts: number
   /** Live ones, the newest first. */
   secrets: { secret: string; expiresMs: number | null }[]
 }
@@ -28,6 +29,7 @@ type Row = {
   title: string | null
   queue_id: number
   queue: string
+  queue_max_attempts: number
   topic: string | null
   pattern: string | null
   filter: Filter | null
@@ -51,7 +53,8 @@ type Row = {
   updated_at: Date
 }
 
-const columns = `s.*, q.name as queue, t.name as topic, (
+const columns = `s.*, case when s.circuit = 'open' and s.held_until <= now() then 'half_open' else s.circuit end as circuit,
+  q.name as queue, q.max_attempts as queue_max_attempts, t.name as topic, (
     select coalesce(jsonb_agg(jsonb_build_object('secret', x.secret, 'expires_ms', date_part('epoch', x.expires_at) * 1000) order by x.id desc), '[]') from postern.subscription_secrets x
     where x.subscription_id = s.id and (x.expires_at is null or x.expires_at > now())) as secrets
   from postern.subscriptions s join postern.queues q on q.id = s.queue_id left join postern.topics t on t.id = s.topic_id`
@@ -125,7 +128,7 @@ export async function findSubscription(db: Database, id: string): Promise<Stored
 }
 
 export async function subscriptionsByNumber(db: Database, ids: readonly number[]): Promise<StoredSubscription[]> {
-  const rows = await db.calm<Row>(`/* subscriptions by number */ select ${columns} where s.id = any ($1::int[])`, [
+  const rows = await db.hot<Row>(`/* subscriptions by number */ select ${columns} where s.id = any ($1::int[])`, [
     numbers(ids),
   ])
   return rows.map(subscriptionFrom)
@@ -146,13 +149,18 @@ export async function listSubscriptions(
   return rows.map(subscriptionFrom)
 }
 
-/** Everything anew, as it should be; a topic's version and the backlog's limit follow in the same commit. */
+/**
+ * Everything anew, as it should be; a topic's version and the backlog's limit follow in the same commit. Whoever changes a topic and
+ * something of it locks the topic first.
+ */
 const updateText = `/* update subscription */
-with s as (
+with z as materialized (
+  select t.id from postern.topics t join postern.subscriptions x on x.topic_id = t.id where x.name = $11 for update of t),
+s as (
   update postern.subscriptions set title = $1, url = $2, format = $3, headers = $4::text::jsonb, timeout_ms = $5::int, concurrency = $6::int,
     rate_count = $7::int, rate_per_ms = $8::bigint, retry = $9::text::jsonb, max_attempts = $10::smallint, pattern = $12, filter = $13::text::jsonb,
     version = version + 1, updated_at = now()
-  where name = $11 and version = $15::bigint returning id, queue_id, topic_id),
+  where name = $11 and version = $15::bigint and (select count(*) from z) >= 0 returning id, queue_id, topic_id),
 t as (update postern.topics set version = version + 1 where id in (select topic_id from s)),
 q as (update postern.queues set max_attempts = $14::smallint where backlog and id in (select queue_id from s))
 select id from s`
@@ -176,19 +184,19 @@ export async function updateSubscription(
   return rows.length > 0
 }
 
-/** Enabling forgets how the endpoint has been doing. `onlyOwnedBy` guards a dispatcher's own decision. false: no such row. */
+/** Enabling forgets how the endpoint has been doing. `by` guards a dispatcher's own decision: its gateway, and what it knew. false: no such row. */
 export async function setDisabled(
   db: Database,
   id: number,
   disabled: DisabledReason | null,
-  onlyOwnedBy: string | null = null,
+  by: { gateway: string; version: number } | null = null,
 ): Promise<boolean> {
-  const rows = await db.calm(
+  const rows = await db.hot(
     `/* set disabled */ update postern.subscriptions set disabled = $2, version = version + 1, updated_at = now(),
         owner = case when $2::text is null then owner end, circuit = 'closed', failures = case when $2::text is null then 0 else failures end,
         failing_since = case when $2::text is null then null else failing_since end, held_until = null
-      where id = $1::int and ($3::text is null or owner = $3) returning 1`,
-    [id, disabled, onlyOwnedBy],
+      where id = $1::int and ($3::text is null or owner = $3 and version = $4::bigint) returning 1`,
+    [id, disabled, by?.gateway ?? null, by?.version ?? null],
   )
   return rows.length > 0
 }
@@ -200,7 +208,9 @@ export async function deleteSubscription(
 ): Promise<{ number: number; queueId: number; backlog: boolean } | null> {
   return await db.transaction(async (query) => {
     const [row] = await query<{ id: number; queue_id: number; topic_id: number | null }>(
-      `/* delete subscription */ with s as (delete from postern.subscriptions where name = $1 returning id, queue_id, topic_id),
+      `/* delete subscription */ with z as materialized (
+            select t.id from postern.topics t join postern.subscriptions x on x.topic_id = t.id where x.name = $1 for update of t),
+          s as (delete from postern.subscriptions where name = $1 and (select count(*) from z) >= 0 returning id, queue_id, topic_id),
           x as (delete from postern.subscription_secrets where subscription_id in (select id from s)),
           t as (update postern.topics set version = version + 1 where id in (select topic_id from s))
         select * from s`,
@@ -213,7 +223,7 @@ export async function deleteSubscription(
 }
 
 /**
- * The present secret ends after the grace (Postgres's clock), a new one takes its place. The subscription's row is locked first,
+ * The present secret ends after the grace (Postgres's clock), a new one takes its place; at most five are live, since all of them sign. The subscription's row is locked first,
  * so that of two at once the second finds the first's. false: no such subscription.
  */
 export async function rotateSecret(db: Database, id: string, secret: string, graceMs: number): Promise<boolean> {
@@ -229,7 +239,9 @@ export async function rotateSecret(db: Database, id: string, secret: string, gra
       [row.id, graceMs],
     )
     await query(
-      `/* rotate secret */ with x as (delete from postern.subscription_secrets where expires_at <= now() and subscription_id = $1::int)
+      `/* rotate secret */ with x as (
+          delete from postern.subscription_secrets where subscription_id = $1::int and (expires_at <= now() or id not in (
+            select id from postern.subscription_secrets where subscription_id = $1::int order by id desc limit 4)))
         insert into postern.subscription_secrets (subscription_id, secret) values ($1::int, $2)`,
       [row.id, secret],
     )
@@ -258,6 +270,7 @@ const subscriptionFrom = (row: Row): StoredSubscription => ({
     row.topic === null ? { queue: row.queue } : { topic: row.topic, pattern: row.pattern ?? '#', filter: row.filter },
   queue: row.queue,
   queueId: row.queue_id,
+  queueMaxAttempts: row.queue_max_attempts,
   url: row.url,
   format: row.format,
   headers: row.headers,

@@ -331,6 +331,8 @@ export const attempts = postern.table(
 export const gateways = postern.table('gateways', {
   id: text('id').primaryKey(),
   aliveUntil: instant('alive_until').notNull(),
+  /** It stops: it keeps what it has not released yet, and has no share any more. */
+  leaving: boolean('leaving').notNull().default(false),
 })
 
 /** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */

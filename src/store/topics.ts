@@ -82,7 +82,6 @@ export async function deleteTopic(
       `/* delete topic */ with b as (delete from postern.bindings where topic_id = $1::int),
         s as (delete from postern.subscriptions where topic_id = $1::int returning id),
         x as (delete from postern.subscription_secrets where subscription_id in (select id from s)),
-        a as (delete from postern.attempts where subscription_id in (select id from s)),
         q as (delete from postern.queues where id = any ($2::int[]))
         delete from postern.topics where id = $1::int`,
       [topic.id, `{${backlogIds.join(',')}}`],
@@ -191,8 +190,8 @@ export async function listBindings(
 
 export async function deleteBinding(db: Database, topic: string, name: string): Promise<boolean> {
   const rows = await db.calm(
-    `/* delete binding */ with b as (
-        delete from postern.bindings b using postern.topics t where t.name = $1 and b.topic_id = t.id and b.name = $2 returning b.topic_id)
+    `/* delete binding */ with t as materialized (select id from postern.topics where name = $1 for update),
+      b as (delete from postern.bindings b using t where b.topic_id = t.id and b.name = $2 returning b.topic_id)
       update postern.topics set version = version + 1 where id in (select topic_id from b) returning 1`,
     [topic, name],
   )
@@ -210,7 +209,8 @@ with s as materialized (
   where keep_until <= now() and (keep_until, id) > (to_timestamp($1::float8), $2::bigint) order by keep_until, id limit $3::int),
 d as (
   delete from postern.topic_log l using s where l.id = s.id
-    and not exists (select 1 from postern.messages m where m.log_id = s.id) and not exists (select 1 from postern.scheduled m where m.log_id = s.id))
+    and (select true from postern.messages m where m.log_id = s.id limit 1) is null
+    and (select true from postern.scheduled m where m.log_id = s.id limit 1) is null)
 select at, id, (select count(*) from s)::int as n from s order by at desc, id desc limit 1`
 
 export type LogCursor = { at: number; id: number }

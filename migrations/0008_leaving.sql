@@ -1,0 +1,1 @@
+ALTER TABLE "postern"."gateways" ADD COLUMN "leaving" boolean DEFAULT false NOT NULL;
