@@ -221,7 +221,7 @@ describe('GET /v1/subscriptions/{id}/attempts', () => {
     const { number } = await app.broker.desk.find(id)
     const { id: _, ...sample } = made
     const report = (more: Partial<Attempt>) =>
-      app.broker.desk.recordAttempt({ ...sample, messageId: String(messageId), subscription: number, ...more })
+      app.broker.desk.recordAttempts([{ ...sample, messageId: String(messageId), subscription: number, ...more }])
     await report({
       attempt: 1,
       outcome: 'failed',
