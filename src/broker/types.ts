@@ -28,6 +28,7 @@ import type {
   Topic,
   TopicSettings,
 } from '../model/index.ts'
+import type { StoredSubscription } from '../store/index.ts'
 
 export type ReceiveOptions = {
   /** 1–1000. */
@@ -133,16 +134,7 @@ export type SubscriptionAdmin = {
 }
 
 /** A subscription as its dispatcher needs it. */
-export type Assignment = Subscription & {
-  number: number
-  queueId: number
-  /** Goes up with every change by a caller. */
-  version: number
-  /** The limit of the queue it delivers from. */
-  queueMaxAttempts: number
-  /** The newest first; those before it end when their grace is over (milliseconds since 1970). */
-  secrets: { secret: string; expiresMs: number | null }[]
-}
+export type Assignment = StoredSubscription
 
 /**
  * For the edge that pushes: which subscriptions this gateway is to deliver for, and what it has to report. What it does not own

@@ -59,6 +59,10 @@ export function createClient(url: string, key: string | undefined): Client {
   return { call, json: async <T>(...words: Parameters<Client['call']>) => (await (await call(...words)).json()) as T }
 }
 
+/** Whether it is worth asking again: no gateway there at the moment, or one that is overloaded. */
+export const mayPass = (error: unknown): boolean =>
+  error instanceof CliError && (error.exitCode === 3 || error.status === 503 || error.status === 429)
+
 export const queuePath = (queue: string, rest = ''): string => `/v1/queues/${encodeURIComponent(queue)}${rest}`
 
 export const topicPath = (topic: string, rest = ''): string => `/v1/topics/${encodeURIComponent(topic)}${rest}`

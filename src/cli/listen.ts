@@ -13,7 +13,7 @@ import {
   urlError,
 } from '../model/index.ts'
 import { version } from '../version.ts'
-import { bindingPath, CliError, type Client, jsonBody, queuePath } from './client.ts'
+import { bindingPath, CliError, type Client, jsonBody, mayPass, queuePath } from './client.ts'
 import type { Context } from './context.ts'
 import type { Output } from './output.ts'
 import { interestFrom } from './topics.ts'
@@ -154,15 +154,13 @@ function receiver(client: Client, out: Output, queue: string, signal: AbortSigna
       return messages
     } catch (error) {
       if (signal.aborted) return []
-      if (!reached || !(error instanceof CliError) || !passes(error)) throw error
+      if (!reached || !mayPass(error)) throw error
       out.note(`${error.message} Trying again.`)
       await sleep(pauseMs, signal)
       return []
     }
   }
 }
-
-const passes = ({ exitCode, status }: CliError): boolean => exitCode === 3 || status === 503 || status === 429
 
 /** Resolves to how long to leave the endpoint alone, in milliseconds. */
 type Forward = (message: Message) => Promise<number>

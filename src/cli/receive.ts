@@ -4,7 +4,7 @@
  */
 import type { Command } from 'commander'
 import { sleep } from '../base/index.ts'
-import { CliError, type Client, queuePath } from './client.ts'
+import { CliError, type Client, mayPass, queuePath } from './client.ts'
 import type { Context } from './context.ts'
 import type { Output } from './output.ts'
 
@@ -52,15 +52,13 @@ function receiver(client: Client, out: Output, queue: string, options: ReceiveOp
       return messages
     } catch (error) {
       if (signal.aborted) return []
-      if (!options.follow || !reached || !(error instanceof CliError) || !passes(error)) throw error
+      if (!options.follow || !reached || !mayPass(error)) throw error
       out.note(`${error.message} Trying again.`)
       await sleep(pauseMs, signal)
       return []
     }
   }
 }
-
-const passes = ({ exitCode, status }: CliError): boolean => exitCode === 3 || status === 503 || status === 429
 
 function printer(client: Client, out: Output, options: ReceiveOptions, json: boolean) {
   return async (message: Message): Promise<void> => {

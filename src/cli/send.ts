@@ -1,8 +1,8 @@
 /** `postern send`: one message, or one for each line. */
 import { isUtf8 } from 'node:buffer'
 import { createReadStream } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import type { Command } from 'commander'
+import { addPair, bytesFrom, guessedType } from './body.ts'
 import { CliError, type Client, queuePath } from './client.ts'
 import type { Context } from './context.ts'
 import { type Output, progress } from './output.ts'
@@ -37,7 +37,7 @@ export function sendCommand(program: Command, context: Context): void {
     .option('--message-key <key>', 'the key of the message')
     .option('--dedup-id <id>', 'sends the same id once within the dedup window of the queue')
     .option('--content-type <type>', 'otherwise it is guessed from the body')
-    .option('--header <name=value>', 'a header of the message; may be repeated', addHeader, {})
+    .option('--header <name=value>', 'a header of the message; may be repeated', addPair, {})
     .action(async (queue: string, body: string | undefined, options: SendOptions, command: Command) => {
       const { client, out } = context(command)
       if (body !== undefined && (options.file !== undefined || options.lines))
@@ -45,12 +45,6 @@ export function sendCommand(program: Command, context: Context): void {
       if (options.lines) return await sendLines(client, out, queue, options)
       await sendOne(client, out, queue, body === undefined ? await bytesFrom(options.file) : Buffer.from(body), options)
     })
-}
-
-function addHeader(word: string, headers: Record<string, string>): Record<string, string> {
-  const at = word.indexOf('=')
-  if (at < 1) throw new CliError(2, `--header ${word}: write it as name=value`)
-  return { ...headers, [word.slice(0, at)]: word.slice(at + 1) }
 }
 
 async function sendOne(
@@ -152,21 +146,3 @@ async function* linesOf(input: AsyncIterable<string | Buffer>): AsyncGenerator<B
 }
 
 const withoutReturn = (line: Buffer): Buffer => (line.at(-1) === 13 ? line.subarray(0, -1) : line)
-
-async function bytesFrom(file: string | undefined): Promise<Buffer> {
-  if (file !== undefined) return await readFile(file)
-  if (process.stdin.isTTY) throw new CliError(2, 'Give a body: as an argument, with --file, or on stdin.')
-  const parts: Buffer[] = []
-  for await (const part of process.stdin) parts.push(Buffer.from(part))
-  return Buffer.concat(parts)
-}
-
-function guessedType(body: Buffer): string {
-  if (!isUtf8(body)) return 'application/octet-stream'
-  try {
-    JSON.parse(body.toString())
-    return 'application/json'
-  } catch {
-    return 'text/plain; charset=utf-8'
-  }
-}

@@ -1,9 +1,10 @@
 /** `postern subscriptions`: where webhooks go, how their endpoints have been doing, and what to do about it. */
 import type { Command } from 'commander'
+import { addPair } from './body.ts'
 import { CliError, everyPage, jsonBody, subscriptionPath } from './client.ts'
 import type { Context } from './context.ts'
 import { fieldTable, table } from './output.ts'
-import { addPair, interestFrom } from './topics.ts'
+import { interestFrom } from './topics.ts'
 
 type Subscription = {
   id: string

@@ -1,7 +1,6 @@
 /** `postern topics`: topics, their bindings, and publishing to them. */
-import { isUtf8 } from 'node:buffer'
-import { readFile } from 'node:fs/promises'
 import type { Command } from 'commander'
+import { addPair, bytesFrom, guessedType } from './body.ts'
 import { bindingPath, CliError, type Client, everyPage, jsonBody, topicPath } from './client.ts'
 import type { Context } from './context.ts'
 import { fieldTable, table } from './output.ts'
@@ -20,13 +19,6 @@ export function topicsCommand(program: Command, context: Context): void {
   changeCommands(topics, context)
   bindCommands(topics, context)
   publishCommands(topics, context)
-}
-
-/** `name=value`, added to those before it. */
-export function addPair(word: string, pairs: Record<string, string> = {}): Record<string, string> {
-  const at = word.indexOf('=')
-  if (at < 1) throw new CliError(2, `${word}: write it as name=value`)
-  return { ...pairs, [word.slice(0, at)]: word.slice(at + 1) }
 }
 
 /** Only what was given, as the API takes it. */
@@ -203,22 +195,4 @@ async function post<T>(
     type: contentType ?? guessedType(body),
     headers: Object.fromEntries(Object.entries(header).map(([name, value]) => [`Postern-Header-${name}`, value])),
   })
-}
-
-async function bytesFrom(file: string | undefined): Promise<Buffer> {
-  if (file !== undefined) return await readFile(file)
-  if (process.stdin.isTTY) throw new CliError(2, 'Give a body: as an argument, with --file, or on stdin.')
-  const parts: Buffer[] = []
-  for await (const part of process.stdin) parts.push(Buffer.from(part))
-  return Buffer.concat(parts)
-}
-
-function guessedType(body: Buffer): string {
-  if (!isUtf8(body)) return 'application/octet-stream'
-  try {
-    JSON.parse(body.toString())
-    return 'application/json'
-  } catch {
-    return 'text/plain; charset=utf-8'
-  }
 }
