@@ -60,7 +60,7 @@ export function createClient(url: string, key: string | undefined): Client {
 }
 
 /** Whether it is worth asking again: no gateway there at the moment, or one that is overloaded. */
-export const mayPass = (error: unknown): boolean =>
+export const mayPass = (error: unknown): error is CliError =>
   error instanceof CliError && (error.exitCode === 3 || error.status === 503 || error.status === 429)
 
 export const queuePath = (queue: string, rest = ''): string => `/v1/queues/${encodeURIComponent(queue)}${rest}`
