@@ -1,5 +1,5 @@
 /**
- * `npm run bench`: cycles, sends and receives through the broker in this process and over HTTP, webhooks, and topics, on an embedded
+ * `npm run bench`: cycles, sends and receives through the broker in this process and over HTTP, webhooks, topics and keys, on an embedded
  * Postgres with its default durability. Each figure is the median of interleaved rounds; read the ratios of one run, not the
  * figures of two. `--seconds 2 --rounds 3` by default; `--only push` runs what has that in its name.
  */
@@ -7,6 +7,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { httpPart } from './http.ts'
+import { keyedPart } from './keyed.ts'
 import { openPlace } from './place.ts'
 import { pushPart } from './push.ts'
 import { queuesPart } from './queues.ts'
@@ -25,7 +26,7 @@ const chosen = ({ name }: { name: string }): boolean => !values.only || name.inc
 const place = await openPlace()
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
-for (const partOf of [queuesPart, httpPart, pushPart, topicsPart]) {
+for (const partOf of [queuesPart, httpPart, pushPart, topicsPart, keyedPart]) {
   const part = partOf(place)
   const measured = await runRounds(part.scenarios.filter(chosen), Number(values.rounds), Number(values.seconds) * 1000)
   const timed = await runLatencies(part.latencies.filter(chosen))
