@@ -19,7 +19,7 @@ import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { decodeCursor, encodeCursor, pageByName } from './cursor.ts'
 import type { Queues } from './queues.ts'
-import type { Admin, QueueWithCounts, SubscriptionAdmin, TopicAdmin } from './types.ts'
+import type { Admin, QueueWithCounts, ScheduleAdmin, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
 type Options = {
   db: Database
@@ -36,7 +36,7 @@ type Options = {
 
 const nothing = { removed: false, freedKey: null }
 
-type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin>
+type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin>
 
 export function createAdmin({
   db,

@@ -213,7 +213,7 @@ async function bytesFrom(file: string | undefined): Promise<Buffer> {
   return Buffer.concat(parts)
 }
 
-function guessedType(body: Buffer): string {
+export function guessedType(body: Buffer): string {
   if (!isUtf8(body)) return 'application/octet-stream'
   try {
     JSON.parse(body.toString())

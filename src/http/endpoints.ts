@@ -11,6 +11,7 @@ import { operationEndpoints } from './operations.ts'
 import { publishEndpoints } from './publish.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
+import { scheduleEndpoints } from './schedules.ts'
 import { settleEndpoints } from './settle.ts'
 import { subscriptionActionEndpoints } from './subscription_actions.ts'
 import { subscriptionEndpoints } from './subscriptions.ts'
@@ -28,6 +29,7 @@ const api: readonly Endpoint[] = [
   ...publishEndpoints,
   ...subscriptionEndpoints,
   ...subscriptionActionEndpoints,
+  ...scheduleEndpoints,
   ...keyEndpoints,
   ...operationEndpoints,
 ]
