@@ -1,8 +1,10 @@
 /** Random operations through two brokers against a small queue in memory. POSTERN_SEED repeats a run. */
+
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import type { Delivery } from '../src/model/index.ts'
 import { type Bench, brokersOn, message, receive, settle } from './support/broker.ts'
+import { eventually } from './support/postgres.ts'
 
 type Held = { body: string; priority: number; attempts: number }
 const maxAttempts = 3
@@ -123,12 +125,11 @@ test('two brokers behave as one small queue', async () => {
         [...expected.leased.values(), ...expected.lanes.flat()].some((held) => held.body === body)
       expect(await settle(pick(), { action: 'ack', receipt })).toEqual([alive ? 'lease_lost' : 'acked'])
     } else {
-      const { counts } = (await bench.brokers[0]?.admin.getQueue('model')) ?? {}
-      expect(counts).toEqual({
-        ready: expected.ready(),
-        delayed: 0,
-        leased: expected.leased.size,
-        dead: expected.dead.length,
+      const should = { ready: expected.ready(), delayed: 0, leased: expected.leased.size, dead: expected.dead.length }
+      // A count that was costly, as all are on a busy machine, is kept for a moment.
+      await eventually(async () => {
+        const { counts } = (await bench.brokers[0]?.admin.getQueue('model')) ?? {}
+        return JSON.stringify(counts) === JSON.stringify(should)
       })
     }
   }

@@ -146,6 +146,38 @@ describe('topics', () => {
   })
 })
 
+describe('schedules', () => {
+  test('one is put, listed, shown, run, paused, resumed and deleted', async () => {
+    await api('PUT', '/v1/queues/nightly')
+    const words = ['--cron', '0 3 * * *', '--timezone', 'Europe/Berlin', '--queue', 'nightly', '--header', 'a=b']
+    expect(await run('schedules', 'put', 'night', '{"job":1}', ...words, '--priority', '7')).toMatch(
+      /^night: created, fires at 20\S+Z$/m,
+    )
+    expect(await api('GET', '/v1/schedules/night')).toMatchObject({
+      ...{ body: '{"job":1}', content_type: 'application/json', headers: { a: 'b' }, priority: 7, queue: 'nightly' },
+    })
+    const [list, show, id] = await Promise.all([
+      run('schedules'),
+      run('schedules', 'show', 'night'),
+      run('schedules', 'run', 'night'),
+    ])
+    expect(list).toMatch(/^night +0 3 \* \* \* +Europe\/Berlin +nightly +20/m)
+    expect(show).toMatch(/^timezone +Europe\/Berlin$/m)
+    expect(await api('POST', '/v1/queues/nightly/receive')).toMatchObject({ messages: [{ id: id.trim() }] })
+    expect(await run('schedules', 'pause', 'night')).toBe('night: paused\n')
+    expect(await run('schedules', 'put', 'night', '{}', ...words)).toBe('night: replaced, paused\n')
+    expect(await run('schedules', 'resume', 'night')).toMatch(/^night: fires at 20\S+Z$/m)
+    expect(await run('schedules', 'delete', 'night')).toBe('night: deleted\n')
+    expect((await http(gateway, 'GET', '/v1/schedules/night')).status).toBe(404)
+    const wrong = [
+      start('schedules', 'put', 'night', '--queue', 'nightly'),
+      start('schedules', 'put', 'night', ...words, '--priority', 'high'),
+      start('schedules', 'put', 'night', ...words, 'x', '--file', 'y'),
+    ]
+    expect(await Promise.all(wrong.map((each) => each.exited))).toEqual([2, 2, 2])
+  }, 60_000)
+})
+
 describe('subscriptions', () => {
   test('one is created, shown, changed, tried, given another secret, and deleted', async () => {
     await api('PUT', '/v1/topics/users')

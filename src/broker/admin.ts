@@ -20,7 +20,7 @@ import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
-import type { Admin, QueueWithCounts, SubscriptionAdmin, TopicAdmin } from './types.ts'
+import type { Admin, QueueWithCounts, ScheduleAdmin, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
 type Options = {
   db: Database
@@ -38,7 +38,7 @@ type Options = {
 
 const nothing = { removed: false, freedKey: null }
 
-type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin>
+type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin>
 
 export function createAdmin({
   db,
@@ -230,12 +230,16 @@ function browseFrom(cursor: string | null, state: StoredMessage['state']): { fir
 const isBacklog = (name: string): BrokerError =>
   new BrokerError('setting_is_fixed', `${name} is the backlog of a subscription: change the subscription instead.`)
 
-export type Counter = (queueIds: readonly number[]) => Promise<Map<number, Counted>>
+export type Counter = {
+  (queueIds: readonly number[]): Promise<Map<number, Counted>>
+  /** What is kept is not true any more. */
+  forget(queueId: number): void
+}
 
 /** What a count cost is what it is worth: twenty times as long, when it cost anything. */
 export function countCache(db: Database): Counter {
   const kept = new Map<number, { counted: Counted; untilMs: number }>()
-  return async (ids) => {
+  const count = async (ids: readonly number[]): Promise<Map<number, Counted>> => {
     const nowMs = monotonicMs()
     for (const [id, { untilMs }] of kept) if (untilMs < nowMs) kept.delete(id)
     const missing = ids.filter((id) => !kept.has(id))
@@ -250,6 +254,7 @@ export function countCache(db: Database): Counter {
     }
     return found
   }
+  return Object.assign(count, { forget: (queueId: number) => void kept.delete(queueId) })
 }
 
 const keyFrom = (row: KeyRow): QueueKey => ({

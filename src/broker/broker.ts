@@ -5,6 +5,7 @@ import * as store from '../store/index.ts'
 import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
+import { createScheduleAdmin } from './admin_schedules.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
@@ -17,6 +18,7 @@ import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
+import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
 import { createTopics } from './topics.ts'
 import type { Broker, ReceiveOptions } from './types.ts'
@@ -45,6 +47,7 @@ export function createBroker(options: BrokerOptions): Broker {
   const db = connect(options)
   let codec: ReturnType<typeof receiptCodec> | undefined
   let upkeep: Upkeep | undefined
+  let scheduler: Scheduler | undefined
   let recording: Loop | undefined
 
   const cluster = createCluster({
@@ -213,6 +216,7 @@ export function createBroker(options: BrokerOptions): Broker {
     unrecorded: rates.unrecorded,
     queueChanged(queueId) {
       marks.forget(queueId)
+      counted.forget(queueId)
       receiver.ring(queueId)
       cluster.queueChanged(queueId)
     },
@@ -229,6 +233,8 @@ export function createBroker(options: BrokerOptions): Broker {
     free: cluster.subscriptionsFree,
     queueDeleted: queueDeletedHere,
   })
+  const told = { gateway, ...stored }
+  const scheduleAdmin = createScheduleAdmin({ db, told, changed: () => scheduler?.changed() })
 
   return {
     send: (queue, messages, more) => write(queue, messages, more?.atomic ?? false),
@@ -236,12 +242,15 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, ...topicAdmin, ...subscriptionAdmin },
+    admin: { ...queueAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
     desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await cluster.start()
-      if (options.upkeep) upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
+      if (options.upkeep) {
+        upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
+        scheduler = startScheduler({ db, told, log })
+      }
       recording = loop(
         async () => {
           const some = rates.take()
@@ -256,7 +265,7 @@ export function createBroker(options: BrokerOptions): Broker {
       await receiver.stop()
       while (receiver.waiting() > 0 && monotonicMs() < untilMs) await sleep(10)
       await edges
-      await Promise.all([upkeep?.stop(), recording?.stop()])
+      await Promise.all([upkeep?.stop(), scheduler?.stop(), recording?.stop()])
       await cluster.stop()
       await db.close()
     },

@@ -39,7 +39,7 @@ const notOurs = () => invalid('query/cursor', 'not a cursor of this list')
 export async function pageByName<T extends { name: string }>(
   read: (afterName: string, count: number) => Promise<T[]>,
   { limit, cursor }: PageOptions,
-  may: (name: string) => boolean,
+  may: (name: string, item: T) => boolean,
 ): Promise<Page<T>> {
   const shown: T[] = []
   let after = textCursor(cursor)
@@ -53,7 +53,7 @@ export async function pageByName<T extends { name: string }>(
         break
       }
       after = item.name
-      if (may(item.name)) shown.push(item)
+      if (may(item.name, item)) shown.push(item)
     }
   }
   return { data: shown, nextCursor: more ? encodeCursor({ after }) : null }

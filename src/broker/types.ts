@@ -16,6 +16,8 @@ import type {
   QueueKey,
   QueueSettings,
   QueueStats,
+  Schedule,
+  ScheduleSettings,
   Scope,
   Sent,
   SettleAction,
@@ -61,6 +63,8 @@ export type PageOptions = { limit: number; cursor: string | null }
 export type QueueWithCounts = Queue & { counts: QueueCounts }
 export type TopicWithCounts = Topic & { counts: { bindings: number; subscriptions: number } }
 export type SubscriptionWithCounts = Subscription & { counts: QueueCounts }
+/** `nextFires`: the next five; none while it is paused. */
+export type ScheduleWithFires = Schedule & { nextFires: Date[] }
 
 export type TopicAdmin = {
   /** Creates the topic or changes the settings given. */
@@ -133,6 +137,29 @@ export type SubscriptionAdmin = {
   listAttempts(id: string, options: PageOptions & { outcome: Attempt['outcome'] | null }): Promise<Page<Attempt>>
 }
 
+/** `check` is asked under the schedule's lock with what is there, and throws when the caller may not change that. */
+export type ScheduleAdmin = {
+  /**
+   * Creates the schedule or replaces it whole; `paused` null: as it was. Unchanged cron and timezone keep the time of the next fire. Throws
+   * invalid_value for a cron that never fires and a queue or topic that is not there, changed_meanwhile.
+   */
+  putSchedule(
+    name: string,
+    settings: Omit<ScheduleSettings, 'paused'> & { paused: boolean | null },
+    check: (before: Schedule | null) => void,
+  ): Promise<{ schedule: ScheduleWithFires; created: boolean }>
+  /** Throws schedule_not_found, as all of these that take a name. */
+  getSchedule(name: string): Promise<ScheduleWithFires>
+  /** Ordered by name. `may` hides some from callers that may not see them. */
+  listSchedules(options: PageOptions & { may(schedule: Schedule): boolean }): Promise<Page<ScheduleWithFires>>
+  deleteSchedule(name: string, check: (schedule: Schedule) => void): Promise<void>
+  pauseSchedule(name: string, check: (schedule: Schedule) => void): Promise<ScheduleWithFires>
+  /** From now on; fires of the pause are not made up for. */
+  resumeSchedule(name: string, check: (schedule: Schedule) => void): Promise<ScheduleWithFires>
+  /** Sends now, also while it is paused. Throws what a send or a publish throws, and records it. */
+  runSchedule(name: string, check: (schedule: Schedule) => void): Promise<{ id: string; at: Date }>
+}
+
 /** A subscription as its dispatcher needs it. */
 export type Assignment = StoredSubscription
 
@@ -169,7 +196,8 @@ export type Desk = {
 export type AttemptReport = Omit<Attempt, 'id'> & { subscription: number }
 
 export type Admin = TopicAdmin &
-  SubscriptionAdmin & {
+  SubscriptionAdmin &
+  ScheduleAdmin & {
     /** Creates the queue or changes the settings given. Throws setting_is_fixed (order), invalid_value (dead_letter_queue). */
     putQueue(name: string, settings: Partial<QueueSettings>): Promise<{ queue: QueueWithCounts; created: boolean }>
     /** Throws queue_not_found, as all of these that take a queue's name. */

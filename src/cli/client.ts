@@ -72,6 +72,8 @@ export const bindingPath = (topic: string, binding: string): string =>
 
 export const subscriptionPath = (id: string, rest = ''): string => `/v1/subscriptions/${encodeURIComponent(id)}${rest}`
 
+export const schedulePath = (name: string, rest = ''): string => `/v1/schedules/${encodeURIComponent(name)}${rest}`
+
 /** A body of JSON. */
 export const jsonBody = (value: unknown): { body: string; type: string } => ({
   body: JSON.stringify(value),

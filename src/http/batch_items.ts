@@ -16,7 +16,15 @@ import { duration, fieldErrors, integer, isWellFormed, refuse, shortText, time }
 import { parseJson } from './json_body.ts'
 import { arrayElements, objectMembers, type Slice } from './json_slices.ts'
 import { checkHeaders, withTrace } from './message_headers.ts'
-import { contentTypeError, isJsonText, jsonType, newMessage, optionErrors, standardType } from './message_in.ts'
+import {
+  contentTypeError,
+  isJsonText,
+  jsonType,
+  type MessageOptions,
+  newMessage,
+  optionErrors,
+  standardType,
+} from './message_in.ts'
 
 export type Item = { message: NewMessage } | { code: Code; errors: readonly FieldError[] }
 
@@ -25,31 +33,36 @@ type ReadOptions = { maxBodyBytes: number; trace: Headers | null }
 
 const textType = 'text/plain; charset=utf-8'
 
+/** A message as JSON gives it. Exactly one of body and body_base64. */
+export const messageFields = {
+  body: z.unknown().optional().openapi({
+    description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
+  }),
+  body_base64: z.string('must be a string').optional(),
+  content_type: z.string('must be a string').nullish().openapi({
+    description: 'text/plain for a string, application/json for another value, application/octet-stream for base64.',
+  }),
+  headers: z
+    .record(z.string(), z.unknown(), 'must be an object of strings')
+    .nullish()
+    .openapi({
+      type: 'object',
+      additionalProperties: { type: 'string' },
+    }),
+  delay: duration(limits.delayMs).nullish(),
+  ttl: duration(limits.ttlMs).nullish(),
+  priority: integer({ min: 0, max: 9 }).nullish(),
+  key: shortText.nullish(),
+}
+
+type MessageFields = MessageOptions & {
+  content_type?: string | null | undefined
+  headers?: Record<string, unknown> | null | undefined
+}
+
 export const batchItem = z
   .strictObject(
-    {
-      body: z.unknown().optional().openapi({
-        description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
-      }),
-      body_base64: z.string('must be a string').optional(),
-      content_type: z.string('must be a string').nullish().openapi({
-        description:
-          'text/plain for a string, application/json for another value, application/octet-stream for base64.',
-      }),
-      headers: z
-        .record(z.string(), z.unknown(), 'must be an object of strings')
-        .nullish()
-        .openapi({
-          type: 'object',
-          additionalProperties: { type: 'string' },
-        }),
-      delay: duration(limits.delayMs).nullish(),
-      deliver_at: time.nullish(),
-      ttl: duration(limits.ttlMs).nullish(),
-      priority: integer({ min: 0, max: 9 }).nullish(),
-      key: shortText.nullish(),
-      dedup_id: shortText.nullish(),
-    },
+    { ...messageFields, deliver_at: time.nullish(), dedup_id: shortText.nullish() },
     { error: (issue) => (issue.code === 'invalid_type' ? 'must be an object' : undefined) },
   )
   .openapi('BatchMessage', { description: 'Exactly one of body and body_base64.' })
@@ -112,8 +125,18 @@ function checkCount(count: number, pointer: string): void {
 function readItem(value: unknown, pointer: string, rawBody: () => string, options: ReadOptions): Item {
   const parsed = batchItem.safeParse(value)
   if (!parsed.success) return { code: 'invalid_value', errors: fieldErrors(parsed.error, 'body', pointer) }
-  const item = parsed.data
-  const body = bodyOf(value as Record<string, unknown>, rawBody)
+  return messageFrom(parsed.data, value as Record<string, unknown>, pointer, rawBody, options)
+}
+
+/** `item`: the checked fields of `value`; `rawBody`: the text of its body as it was sent. */
+export function messageFrom(
+  item: MessageFields,
+  value: Record<string, unknown>,
+  pointer: string,
+  rawBody: () => string,
+  options: ReadOptions,
+): Item {
+  const body = bodyOf(value, rawBody)
   const { headers, errors } = checkHeaders(Object.entries(item.headers ?? {}), (name) =>
     name === undefined
       ? `${pointer}/headers`

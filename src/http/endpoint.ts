@@ -61,7 +61,7 @@ const kinds = { queue: 'queues', topic: 'topics' } as const
 type Place = keyof typeof kinds
 
 /** Bytes of a JSON body; enough for a thousand receipts with long reasons. */
-const jsonLimit = 10 * 1024 * 1024
+export const jsonLimit = 10 * 1024 * 1024
 
 export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler: Handler<R>): Endpoint {
   const readQuery = queryReader(schemaOf(route.request?.query))

@@ -12,6 +12,7 @@ import { publishEndpoints } from './publish.ts'
 import { queueKeyEndpoints } from './queue_keys.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
+import { scheduleEndpoints } from './schedules.ts'
 import { settleEndpoints } from './settle.ts'
 import { subscriptionActionEndpoints } from './subscription_actions.ts'
 import { subscriptionEndpoints } from './subscriptions.ts'
@@ -30,6 +31,7 @@ const api: readonly Endpoint[] = [
   ...publishEndpoints,
   ...subscriptionEndpoints,
   ...subscriptionActionEndpoints,
+  ...scheduleEndpoints,
   ...keyEndpoints,
   ...operationEndpoints,
 ]

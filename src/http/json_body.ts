@@ -21,11 +21,17 @@ export function isJsonType(type: string): boolean {
 
 /** The body by a schema. An empty one is `{}`. Throws unsupported_media_type, body_too_large, malformed_json, invalid_value. */
 export async function readJson(exchange: Exchange, schema: z.ZodType, limit: number): Promise<unknown> {
-  if (!hasBody(exchange)) return check(schema, {})
+  return check(schema, (await readJsonText(exchange, limit)).value)
+}
+
+/** The same without a schema, and the text itself. */
+export async function readJsonText(exchange: Exchange, limit: number): Promise<{ text: string; value: unknown }> {
+  const nothing = { text: '{}', value: {} }
+  if (!hasBody(exchange)) return nothing
   const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
   if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
   const bytes = await readBody(exchange, limit)
-  return check(schema, bytes.length === 0 ? {} : parseJson(bytes).value)
+  return bytes.length === 0 ? nothing : parseJson(bytes)
 }
 
 export const notJson = (wanted: string): BrokerError =>
@@ -44,7 +50,8 @@ export function parseJson(bytes: Buffer): { text: string; value: unknown } {
   throw new BrokerError('malformed_json', 'The body is not JSON.')
 }
 
-function check(schema: z.ZodType, value: unknown): unknown {
+/** Throws invalid_value. */
+export function check<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
   const result = schema.safeParse(value)
   if (result.success) return result.data
   throw refuse(fieldErrors(result.error, 'body'))

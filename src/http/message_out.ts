@@ -73,5 +73,5 @@ export function messageJson(message: StoredMessage): z.input<typeof messageOut> 
   }
 }
 
-const bodyJson = (body: Buffer): { body: string } | { body_base64: string } =>
+export const bodyJson = (body: Buffer): { body: string } | { body_base64: string } =>
   isUtf8(body) ? { body: body.toString('utf8') } : { body_base64: body.toString('base64') }

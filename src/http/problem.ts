@@ -17,6 +17,7 @@ const table = {
   topic_not_found: { status: 404, title: 'Topic not found' },
   binding_not_found: { status: 404, title: 'Binding not found' },
   subscription_not_found: { status: 404, title: 'Subscription not found' },
+  schedule_not_found: { status: 404, title: 'Schedule not found' },
   method_not_allowed: { status: 405, title: 'Method not allowed' },
   queue_not_empty: { status: 409, title: 'Queue not empty' },
   topic_not_empty: { status: 409, title: 'Topic not empty' },

@@ -14,6 +14,7 @@ export const codes = [
   'topic_not_found',
   'binding_not_found',
   'subscription_not_found',
+  'schedule_not_found',
   'method_not_allowed',
   'queue_not_empty',
   'topic_not_empty',

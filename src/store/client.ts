@@ -26,6 +26,11 @@ export type Database = {
   transaction<T>(
     run: (query: <Row>(text: string, parameters: readonly Parameter[]) => Promise<Row[]>) => Promise<T>,
   ): Promise<T>
+  /**
+   * For functions that take a database: all that they do with `inside` commits together. Within it, a `together` that throws undoes
+   * only what it did itself. Nobody waits long for a gateway that has gone meanwhile, nor it for a lock.
+   */
+  together<T>(run: (inside: Database) => Promise<T>): Promise<T>
   close(): Promise<void>
 }
 
@@ -42,6 +47,7 @@ const hotSettings = {
 
 const hotDeadlineMs = 10_000
 const calmDeadlineMs = 30_000
+const togetherText = `/* bound the transaction */ select set_config('lock_timeout', '2s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
 
 export function connect(options: ConnectOptions): Database {
   const calmSize = Math.max(1, Math.min(4, Math.floor(options.pool / 3)))
@@ -56,6 +62,20 @@ export function connect(options: ConnectOptions): Database {
     <Row>(text: string, parameters: readonly Parameter[]): Promise<Row[]> =>
       answered(sql.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>, deadlineMs)
 
+  const queryOf =
+    (tx: postgres.TransactionSql<{ int8: number }>) =>
+    <Row>(text: string, parameters: readonly Parameter[]): Promise<Row[]> =>
+      tx.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>
+  const within = (tx: postgres.TransactionSql<{ int8: number }>): Database => ({
+    hot: queryOf(tx),
+    calm: queryOf(tx),
+    transaction: <T>(run: (query: ReturnType<typeof queryOf>) => Promise<T>) =>
+      told(tx.savepoint((part) => run(queryOf(part))) as Promise<T>),
+    together: <T>(run: (inside: Database) => Promise<T>) =>
+      told(tx.savepoint((part) => run(within(part))) as Promise<T>),
+    close: async () => {},
+  })
+
   return {
     hot: runner(hot, hotDeadlineMs),
     calm: (text, parameters) => again(() => runner(calm, calmDeadlineMs)(text, parameters)) as Promise<never>,
@@ -69,6 +89,14 @@ export function connect(options: ConnectOptions): Database {
           ) as Promise<T>,
           calmDeadlineMs,
         ),
+      ),
+    together: <T>(run: (inside: Database) => Promise<T>) =>
+      answered(
+        hot.begin(async (tx) => {
+          await tx.unsafe(togetherText)
+          return await run(within(tx))
+        }) as Promise<T>,
+        calmDeadlineMs,
       ),
     close: async () => {
       await Promise.all([hot.end({ timeout: 5 }), calm.end({ timeout: 5 })])
@@ -119,13 +147,19 @@ async function answered<T>(statement: Promise<T>, deadlineMs: number): Promise<T
     )
   })
   try {
-    return await Promise.race([statement, late])
+    return await told(Promise.race([statement, late]))
+  } finally {
+    timer?.cancel()
+  }
+}
+
+async function told<T>(statement: Promise<T>): Promise<T> {
+  try {
+    return await statement
   } catch (error) {
     throw isAway(error)
       ? new BrokerError('unavailable', 'The database is not available.', { retryAfterS: 1, cause: error })
       : error
-  } finally {
-    timer?.cancel()
   }
 }
 

@@ -306,6 +306,36 @@ export const subscriptionSecrets = postern.table(
   (t) => [index('subscription_secrets_subscription').on(t.subscriptionId, t.id)],
 )
 
+export const schedules = postern.table(
+  'schedules',
+  {
+    name: text('name').primaryKey(),
+    cron: text('cron').notNull(),
+    timezone: text('timezone').notNull(),
+    /** By name, so that a queue or topic that is made anew is found again. One of the two. */
+    queue: text('queue'),
+    topic: text('topic'),
+    routingKey: text('routing_key'),
+    contentType: text('content_type').notNull(),
+    key: text('key'),
+    headers: jsonb('headers').$type<Record<string, string>>(),
+    body: bytea('body').notNull(),
+    priority: smallint('priority').notNull(),
+    delayMs: whole('delay_ms'),
+    ttlMs: whole('ttl_ms'),
+    misfire: text('misfire', { enum: ['skip', 'once'] }).notNull(),
+    paused: boolean('paused').notNull(),
+    /** Whole milliseconds. null: paused, or never again. */
+    nextFireAt: instant('next_fire_at'),
+    lastFireAt: instant('last_fire_at'),
+    lastMessageId: text('last_message_id'),
+    lastError: text('last_error'),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow(),
+  },
+  (t) => [index('schedules_next_fire').on(t.nextFireAt).where(isNotNull(t.nextFireAt))],
+)
+
 /** One row for each HTTP call of a webhook. */
 export const attempts = postern.table(
   'attempts',

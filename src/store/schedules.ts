@@ -1,0 +1,191 @@
+/** Schedules: settings, and the claim of those that are due. */
+import type { Misfire, Schedule, ScheduleSettings } from '../model/index.ts'
+import type { Database } from './client.ts'
+
+type Row = {
+  name: string
+  cron: string
+  timezone: string
+  queue: string | null
+  topic: string | null
+  routing_key: string | null
+  content_type: string
+  key: string | null
+  headers: Record<string, string> | null
+  body: Buffer
+  priority: number
+  delay_ms: number | null
+  ttl_ms: number | null
+  misfire: Misfire
+  paused: boolean
+  next_fire_at: Date | null
+  last_fire_at: Date | null
+  last_message_id: string | null
+  last_error: string | null
+  created_at: Date
+  updated_at: Date
+}
+
+/** A schedule and the transaction's time, by which it is judged. */
+export type ScheduleNow = { schedule: Schedule; nowMs: number }
+
+const nowMs = `floor(date_part('epoch', now()) * 1000) as now_ms`
+
+/** Milliseconds since 1970. */
+export async function transactionTime(db: Database): Promise<number> {
+  const [row] = await db.calm<{ now_ms: number }>(`/* transaction time */ select ${nowMs}`, [])
+  if (!row) throw new Error('transaction time: no row')
+  return row.now_ms
+}
+
+/**
+ * Creates the schedule, or with `replaces` changes all of it but its history. The caller holds the row's lock when it replaces; of two
+ * that create one name the second finds the first's row in the primary key. null: there is one, or no longer one.
+ */
+const putText = (replaces: boolean): string => `/* put schedule */
+insert into postern.schedules as s (name, cron, timezone, queue, topic, routing_key, content_type, key, headers, body, priority, delay_ms, ttl_ms,
+  misfire, paused, next_fire_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb, $10::bytea, $11::smallint, $12::bigint, $13::bigint, $14, $15::boolean, to_timestamp($16::float8 / 1000))
+on conflict (name) do ${
+  replaces
+    ? `update set cron = excluded.cron, timezone = excluded.timezone, queue = excluded.queue, topic = excluded.topic, routing_key = excluded.routing_key,
+  content_type = excluded.content_type, key = excluded.key, headers = excluded.headers, body = excluded.body, priority = excluded.priority,
+  delay_ms = excluded.delay_ms, ttl_ms = excluded.ttl_ms, misfire = excluded.misfire, paused = excluded.paused, next_fire_at = excluded.next_fire_at,
+  updated_at = now()`
+    : 'nothing'
+}
+returning *`
+
+export async function putSchedule(
+  db: Database,
+  name: string,
+  { cron, timezone, target, message, misfire, paused }: ScheduleSettings,
+  nextMs: number | null,
+  replaces: boolean,
+): Promise<Schedule | null> {
+  const [row] = await db.calm<Row>(putText(replaces), [
+    name,
+    cron,
+    timezone,
+    'queue' in target ? target.queue : null,
+    'topic' in target ? target.topic : null,
+    'topic' in target ? target.routingKey : null,
+    message.contentType,
+    message.key,
+    message.headers === null ? null : JSON.stringify(message.headers),
+    message.body,
+    message.priority,
+    message.delayMs,
+    message.ttlMs,
+    misfire,
+    paused,
+    paused ? null : nextMs,
+  ])
+  return row ? scheduleFrom(row) : null
+}
+
+export async function findSchedule(db: Database, name: string): Promise<Schedule | null> {
+  const [row] = await db.calm<Row>('/* find schedule */ select * from postern.schedules where name = $1', [name])
+  return row ? scheduleFrom(row) : null
+}
+
+/** Ordered by name, after `afterName`. Primary key. */
+export async function listSchedules(db: Database, afterName: string, limit: number): Promise<Schedule[]> {
+  const rows = await db.calm<Row>(
+    '/* list schedules */ select * from postern.schedules where name > $1 order by name limit $2::int',
+    [afterName, limit],
+  )
+  return rows.map(scheduleFrom)
+}
+
+/** Until the transaction ends nobody else changes it, and it does not fire. */
+export async function lockSchedule(db: Database, name: string): Promise<ScheduleNow | null> {
+  const [row] = await db.calm<Row & { now_ms: number }>(
+    `/* lock schedule */ select *, ${nowMs} from postern.schedules where name = $1 for update`,
+    [name],
+  )
+  return row ? { schedule: scheduleFrom(row), nowMs: row.now_ms } : null
+}
+
+export async function setPaused(
+  db: Database,
+  name: string,
+  paused: boolean,
+  nextMs: number | null,
+): Promise<Schedule | null> {
+  const [row] = await db.calm<Row>(
+    `/* pause schedule */ update postern.schedules set paused = $2::boolean, next_fire_at = to_timestamp($3::float8 / 1000), updated_at = now()
+      where name = $1 returning *`,
+    [name, paused, nextMs],
+  )
+  return row ? scheduleFrom(row) : null
+}
+
+export async function deleteSchedule(db: Database, name: string): Promise<void> {
+  await db.calm('/* delete schedule */ delete from postern.schedules where name = $1', [name])
+}
+
+/**
+ * Milliseconds until the next fire, negative when one is due; null: none. Looks no farther back than so many seconds, because
+ * before that may lie a day of index entries that vacuum could not remove. Index `schedules_next_fire`.
+ */
+export async function untilFire(db: Database, lookBackS: number): Promise<number | null> {
+  const [row] = await db.hot<{ ms: number }>(
+    `/* next fire */ select date_part('epoch', next_fire_at - clock_timestamp()) * 1000 as ms from postern.schedules
+      where next_fire_at > now() - $1::float8 * interval '1 s' order by next_fire_at limit 1`,
+    [lookBackS],
+  )
+  return row ? row.ms : null
+}
+
+/**
+ * Schedules that are due, the earliest first. Until the transaction ends no other gateway can claim them: it passes over locked rows, and
+ * one that was fired meanwhile is read again and found to be due later. Index `schedules_next_fire`.
+ */
+export async function claimDue(db: Database, lookBackS: number, limit: number): Promise<ScheduleNow[]> {
+  const rows = await db.hot<Row & { now_ms: number }>(
+    `/* claim due schedules */ select *, ${nowMs} from postern.schedules
+      where next_fire_at > now() - $1::float8 * interval '1 s' and next_fire_at <= now() order by next_fire_at limit $2::int for update skip locked`,
+    [lookBackS, limit],
+  )
+  return rows.map((row) => ({ schedule: scheduleFrom(row), nowMs: row.now_ms }))
+}
+
+/** By whoever holds the row's lock. `fire` null: nothing was sent. */
+export async function recordFire(
+  db: Database,
+  name: string,
+  nextMs: number | null,
+  fire: { atMs: number; messageId: string | null; error: string | null } | null,
+): Promise<void> {
+  await db.hot(
+    `/* record fire */ update postern.schedules set next_fire_at = to_timestamp($2::float8 / 1000),
+        last_fire_at = case when $3::boolean then to_timestamp($4::float8 / 1000) else last_fire_at end,
+        last_message_id = case when $3::boolean then $5 else last_message_id end, last_error = case when $3::boolean then $6 else last_error end
+      where name = $1`,
+    [name, nextMs, fire !== null, fire?.atMs ?? null, fire?.messageId ?? null, fire?.error ?? null],
+  )
+}
+
+const scheduleFrom = (row: Row): Schedule => ({
+  name: row.name,
+  cron: row.cron,
+  timezone: row.timezone,
+  target: row.topic === null ? { queue: row.queue ?? '' } : { topic: row.topic, routingKey: row.routing_key ?? '' },
+  message: {
+    body: row.body,
+    contentType: row.content_type,
+    headers: row.headers,
+    key: row.key,
+    priority: row.priority,
+    delayMs: row.delay_ms,
+    ttlMs: row.ttl_ms,
+  },
+  misfire: row.misfire,
+  paused: row.paused,
+  nextFireAt: row.next_fire_at,
+  lastFire:
+    row.last_fire_at === null ? null : { at: row.last_fire_at, messageId: row.last_message_id, error: row.last_error },
+  createdAt: row.created_at,
+  updatedAt: row.updated_at,
+})
