@@ -6,6 +6,7 @@ import { keysCommand } from './cli/keys.ts'
 import { listenCommand } from './cli/listen.ts'
 import { queuesCommand, statsCommand } from './cli/queues.ts'
 import { receiveCommand, settleCommands } from './cli/receive.ts'
+import { redriveCommand, tasksCommand } from './cli/redrive.ts'
 import { sendCommand } from './cli/send.ts'
 import { subscriptionsCommand } from './cli/subscriptions.ts'
 import { systemCommands } from './cli/system.ts'
@@ -36,6 +37,8 @@ function createProgram(environment: Record<string, string | undefined>): Command
   topicsCommand(program, context)
   subscriptionsCommand(program, context)
   listenCommand(program, context)
+  redriveCommand(program, context)
+  tasksCommand(program, context)
   keysCommand(program, context)
   return program
 }

@@ -5,6 +5,7 @@ import * as store from '../store/index.ts'
 import { type Appended, connect, type FreedKey, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
+import { createLetterAdmin } from './admin_letters.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
@@ -18,6 +19,7 @@ import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
 import { createSettler } from './settle.ts'
+import { startTasks, type Tasks } from './tasks.ts'
 import { createTopics } from './topics.ts'
 import type { Broker, ReceiveOptions } from './types.ts'
 import { startUpkeep, type Upkeep } from './upkeep.ts'
@@ -45,6 +47,7 @@ export function createBroker(options: BrokerOptions): Broker {
   const db = connect(options)
   let codec: ReturnType<typeof receiptCodec> | undefined
   let upkeep: Upkeep | undefined
+  let tasks: Tasks | undefined
   let recording: Loop | undefined
 
   const cluster = createCluster({
@@ -195,6 +198,11 @@ export function createBroker(options: BrokerOptions): Broker {
     receiver.close(queueId, queueDeleted())
     cluster.queueChanged(queueId)
   }
+  const queueChangedHere = (queueId: number): void => {
+    marks.forget(queueId)
+    receiver.ring(queueId)
+    cluster.queueChanged(queueId)
+  }
   const queueAdmin = createAdmin({
     db,
     queues,
@@ -202,13 +210,18 @@ export function createBroker(options: BrokerOptions): Broker {
     counted,
     elect,
     unrecorded: rates.unrecorded,
-    queueChanged(queueId) {
-      marks.forget(queueId)
-      receiver.ring(queueId)
-      cluster.queueChanged(queueId)
-    },
+    queueChanged: queueChangedHere,
     queueDeleted: queueDeletedHere,
     keysChanged: cluster.keysChanged,
+  })
+  const letterAdmin = createLetterAdmin({
+    db,
+    queues,
+    appended: ownAppended,
+    scheduled: (inMs) => upkeep?.dueIn(inMs),
+    elect,
+    queueChanged: queueChangedHere,
+    tasked: () => tasks?.nudge(),
   })
   const topicAdmin = createTopicAdmin({ db, topics, queueDeleted: queueDeletedHere })
   const subscriptionAdmin = createSubscriptionAdmin({
@@ -227,12 +240,15 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, ...topicAdmin, ...subscriptionAdmin },
+    admin: { ...queueAdmin, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin },
     desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await cluster.start()
-      if (options.upkeep) upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
+      if (options.upkeep) {
+        upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
+        tasks = startTasks({ db, gateway, appended: ownAppended, elect, log })
+      }
       recording = loop(
         async () => {
           const some = rates.take()
@@ -247,7 +263,7 @@ export function createBroker(options: BrokerOptions): Broker {
       await receiver.stop()
       while (receiver.waiting() > 0 && monotonicMs() < untilMs) await sleep(10)
       await edges
-      await Promise.all([upkeep?.stop(), recording?.stop()])
+      await Promise.all([upkeep?.stop(), tasks?.stop(), recording?.stop()])
       await cluster.stop()
       await db.close()
     },

@@ -68,6 +68,8 @@ export const bindingPath = (topic: string, binding: string): string =>
 
 export const subscriptionPath = (id: string, rest = ''): string => `/v1/subscriptions/${encodeURIComponent(id)}${rest}`
 
+export const taskPath = (id: string): string => `/v1/tasks/${encodeURIComponent(id)}`
+
 /** A body of JSON. */
 export const jsonBody = (value: unknown): { body: string; type: string } => ({
   body: JSON.stringify(value),

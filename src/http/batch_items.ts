@@ -25,28 +25,32 @@ type ReadOptions = { maxBodyBytes: number; trace: Headers | null }
 
 const textType = 'text/plain; charset=utf-8'
 
+/** Of a message in JSON, whether it is new or there already. */
+export const messageFields = {
+  body: z.unknown().optional().openapi({
+    description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
+  }),
+  body_base64: z.string('must be a string').optional(),
+  content_type: z.string('must be a string').nullish().openapi({
+    description: 'text/plain for a string, application/json for another value, application/octet-stream for base64.',
+  }),
+  headers: z
+    .record(z.string(), z.unknown(), 'must be an object of strings')
+    .nullish()
+    .openapi({
+      type: 'object',
+      additionalProperties: { type: 'string' },
+    }),
+  delay: duration(limits.delayMs).nullish(),
+  deliver_at: time.nullish(),
+  priority: integer({ min: 0, max: 9 }).nullish(),
+}
+
 export const batchItem = z
   .strictObject(
     {
-      body: z.unknown().optional().openapi({
-        description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
-      }),
-      body_base64: z.string('must be a string').optional(),
-      content_type: z.string('must be a string').nullish().openapi({
-        description:
-          'text/plain for a string, application/json for another value, application/octet-stream for base64.',
-      }),
-      headers: z
-        .record(z.string(), z.unknown(), 'must be an object of strings')
-        .nullish()
-        .openapi({
-          type: 'object',
-          additionalProperties: { type: 'string' },
-        }),
-      delay: duration(limits.delayMs).nullish(),
-      deliver_at: time.nullish(),
+      ...messageFields,
       ttl: duration(limits.ttlMs).nullish(),
-      priority: integer({ min: 0, max: 9 }).nullish(),
       key: shortText.nullish(),
       dedup_id: shortText.nullish(),
     },
@@ -128,8 +132,8 @@ function readItem(value: unknown, pointer: string, rawBody: () => string, option
   return { message: newMessage(body.bytes, item.content_type ?? body.type, withTrace(headers, options.trace), item) }
 }
 
-/** `value` is a checked item; a body that is `null` is there all the same. */
-function bodyOf(
+/** `value` is a checked item; a body that is `null` is there all the same. `rawBody`: the text of the member `body`. */
+export function bodyOf(
   value: Record<string, unknown>,
   rawBody: () => string,
 ): { bytes: Buffer; type: string } | { pointer: string; detail: string } {

@@ -6,11 +6,13 @@ import { openApiDocument } from './document.ts'
 import type { Endpoint } from './endpoint.ts'
 import { keyEndpoints } from './keys.ts'
 import { leaseEndpoints } from './leases.ts'
+import { messageChangeEndpoints } from './message_changes.ts'
 import { messageEndpoints } from './messages.ts'
 import { operationEndpoints } from './operations.ts'
 import { publishEndpoints } from './publish.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
+import { redriveEndpoints } from './redrive.ts'
 import { settleEndpoints } from './settle.ts'
 import { subscriptionActionEndpoints } from './subscription_actions.ts'
 import { subscriptionEndpoints } from './subscriptions.ts'
@@ -19,10 +21,12 @@ import { topicEndpoints } from './topics.ts'
 const api: readonly Endpoint[] = [
   ...queueEndpoints,
   ...messageEndpoints,
+  ...messageChangeEndpoints,
   ...batchEndpoints,
   ...receiveEndpoints,
   ...leaseEndpoints,
   ...settleEndpoints,
+  ...redriveEndpoints,
   ...topicEndpoints,
   ...bindingEndpoints,
   ...publishEndpoints,

@@ -21,12 +21,19 @@ export function isJsonType(type: string): boolean {
 
 /** The body by a schema. An empty one is `{}`. Throws unsupported_media_type, body_too_large, malformed_json, invalid_value. */
 export async function readJson(exchange: Exchange, schema: z.ZodType, limit: number): Promise<unknown> {
-  if (!hasBody(exchange)) return check(schema, {})
+  return check(schema, (await readJsonText(exchange, limit)).value)
+}
+
+/** The same as it was sent, and what it says. */
+export async function readJsonText(exchange: Exchange, limit: number): Promise<{ text: string; value: unknown }> {
+  if (!hasBody(exchange)) return nothing
   const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
   if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
   const bytes = await readBody(exchange, limit)
-  return check(schema, bytes.length === 0 ? {} : parseJson(bytes).value)
+  return bytes.length === 0 ? nothing : parseJson(bytes)
 }
+
+const nothing = { text: '{}', value: {} }
 
 export const notJson = (wanted: string): BrokerError =>
   new BrokerError('unsupported_media_type', `The body must be ${wanted}, in UTF-8.`)
@@ -44,7 +51,8 @@ export function parseJson(bytes: Buffer): { text: string; value: unknown } {
   throw new BrokerError('malformed_json', 'The body is not JSON.')
 }
 
-function check(schema: z.ZodType, value: unknown): unknown {
+/** Throws invalid_value. */
+export function check(schema: z.ZodType, value: unknown): unknown {
   const result = schema.safeParse(value)
   if (result.success) return result.data
   throw refuse(fieldErrors(result.error, 'body'))

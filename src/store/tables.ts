@@ -310,6 +310,60 @@ export const gateways = postern.table('gateways', {
   aliveUntil: instant('alive_until').notNull(),
 })
 
+/**
+ * Work on many messages that goes on after its request was answered. One gateway at a time holds a task, until `leased_until`; whoever
+ * holds it next goes on from the cursor, which each step moves together with the messages.
+ */
+export const tasks = postern.table(
+  'tasks',
+  {
+    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
+    /** `task_…`, as callers know it. */
+    name: text('name').notNull(),
+    kind: text('kind', { enum: ['redrive'] }).notNull(),
+    /** Names stay readable when the queues are gone. */
+    queueId: integer('queue_id').notNull(),
+    queue: text('queue').notNull(),
+    /** null: each letter goes to its origin. */
+    targetId: integer('target_id'),
+    target: text('target'),
+    /** The queues whose letters among the ready messages may go back to them. null: ready messages are left alone. */
+    originIds: integer('origin_ids').array(),
+    filter: jsonb('filter').$type<Record<string, unknown>>().notNull(),
+    most: whole('most'),
+    rateCount: integer('rate_count'),
+    ratePerMs: whole('rate_per_ms'),
+    dryRun: boolean('dry_run').notNull(),
+    state: text('state', { enum: ['running', 'done', 'cancelled', 'failed'] })
+      .notNull()
+      .default('running'),
+    /** Where it goes on: the table it is in, and the last place that is dealt with. */
+    at: text('at', { enum: ['dead', 'messages'] })
+      .notNull()
+      .default('dead'),
+    atFirst: doublePrecision('at_first').notNull(),
+    atSecond: whole('at_second').notNull(),
+    /** Only what lies at positions up to it: what dies again meanwhile is not taken twice. */
+    upTo: whole('up_to').notNull(),
+    scanned: whole('scanned').notNull().default(0),
+    matched: whole('matched').notNull().default(0),
+    moved: whole('moved').notNull().default(0),
+    skipped: whole('skipped').notNull().default(0),
+    /** Why it failed; while it runs, what it waits for. */
+    error: text('error'),
+    owner: text('owner'),
+    leasedUntil: instant('leased_until').notNull().default(new Date(0)),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow(),
+    finishedAt: instant('finished_at'),
+  },
+  (t) => [
+    uniqueIndex('tasks_name').on(t.name),
+    index('tasks_running').on(t.id).where(sql`${t.state} = 'running'`),
+    index('tasks_finished').on(t.finishedAt).where(isNotNull(t.finishedAt)),
+  ],
+)
+
 /** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */
 export const rates = postern.table(
   'rates',
