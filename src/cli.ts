@@ -6,6 +6,7 @@ import { keysCommand } from './cli/keys.ts'
 import { listenCommand } from './cli/listen.ts'
 import { queuesCommand, statsCommand } from './cli/queues.ts'
 import { receiveCommand, settleCommands } from './cli/receive.ts'
+import { redriveCommand, tasksCommand } from './cli/redrive.ts'
 import { schedulesCommand } from './cli/schedules.ts'
 import { sendCommand } from './cli/send.ts'
 import { subscriptionsCommand } from './cli/subscriptions.ts'
@@ -38,6 +39,8 @@ function createProgram(environment: Record<string, string | undefined>): Command
   subscriptionsCommand(program, context)
   listenCommand(program, context)
   schedulesCommand(program, context)
+  redriveCommand(program, context)
+  tasksCommand(program, context)
   keysCommand(program, context)
   return program
 }

@@ -204,6 +204,35 @@ test('on a fair queue a tenant with thousands of messages does not delay one wit
   await expect(a.admin.putQueue('keyed1', { fair: true })).rejects.toMatchObject({ code: 'invalid_value' })
 }, 60_000)
 
+test('messages that are edited while they wait are not overtaken by the next of their key', async () => {
+  const q = await keyedQueue()
+  const count = 150
+  const ids = await send(a, q, ...Array.from({ length: count }, (_, n) => of('k', `${n}`)))
+  const seen: string[] = []
+  let edits = 0
+  const editing = Array.from({ length: 6 }, async (_, editor) => {
+    while (seen.length < count) {
+      // Those about to move up.
+      const id = ids[Math.min(count - 1, seen.length + (editor % 3))] ?? ''
+      const edited = await (editor % 2 ? a : b).admin
+        .changeMessage(q, id, { headers: { editor: `${editor}` } })
+        .catch((error: { code: string }) => {
+          expect(['message_leased', 'message_not_found']).toContain(error.code)
+          return null
+        })
+      if (edited) edits++
+    }
+  })
+  while (seen.length < count) {
+    const got = await take(a, q)
+    seen.push(...bodies(got))
+    await ack(b, ...got)
+  }
+  await Promise.all(editing)
+  expect(seen).toEqual(Array.from({ length: count }, (_, n) => `${n}`))
+  expect(edits).toBeGreaterThan(count / 2)
+}, 60_000)
+
 test('random producers, consumers, nacks and crashes on two gateways: per-key order, one lease a key, nothing lost', async () => {
   const seed = Number(process.env.POSTERN_SEED ?? Math.floor(Math.random() * 2 ** 31))
   console.log(`POSTERN_SEED=${seed}`)

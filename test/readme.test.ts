@@ -5,12 +5,14 @@ import { promisify } from 'node:util'
 import { Webhook } from 'standardwebhooks'
 import { expect, test } from 'vitest'
 import { settings } from '../src/config.ts'
-import { codes } from '../src/model/index.ts'
+import { codes, everyLetter } from '../src/model/index.ts'
 import { createPush, type Push } from '../src/push/index.ts'
 import { testApp } from './support/app.ts'
 
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
 const run = promisify(execFile)
+
+const wholeQueue = { to: null, filter: everyLetter, limit: null, rate: null, dryRun: false }
 
 /** The curl commands of one section, with the port of the app under test. */
 function curls(section: string): string[] {
@@ -23,6 +25,7 @@ test.each([
   'Sending',
   'Receiving and settling',
   'Queues',
+  'Dead letters',
   'Topics',
   'Schedules',
   'Webhooks',
@@ -36,15 +39,19 @@ test.each([
   await app.request('/v1/topics/events', { method: 'PUT' })
   const url = 'http://localhost:9/hook'
   const made = await app.request('/v1/subscriptions', { method: 'POST', json: { topic: 'events', url } })
-  const { id } = (await made.json()) as { id: string }
+  const { id: subscription } = (await made.json()) as { id: string }
   const commands = curls(section)
   expect(commands.length).toBeGreaterThan(3)
   for (const command of commands) {
     const [message] = command.includes('RECEIPT') ? await app.receive('orders', '?wait=1s') : []
+    const [id = ''] = command.includes('MESSAGE') ? await app.send('orders', 'x') : []
+    const task = command.includes('TASK') ? await app.broker.admin.redrive('orders', wholeQueue, () => true) : null
     const line = command
       .replace('localhost:7070', `127.0.0.1:${port}`)
       .replace('RECEIPT', message?.receipt ?? '')
-      .replace('SUBSCRIPTION', id)
+      .replace('SUBSCRIPTION', subscription)
+      .replace('MESSAGE', id)
+      .replace('TASK', task?.id ?? '')
     const { stdout } = await run('sh', ['-c', line.replace('curl ', "curl -s -w '\\n%{http_code}' ")])
     expect(stdout.split('\n').at(-1), `${line}\n${stdout}`).toMatch(/^2\d\d$/)
   }

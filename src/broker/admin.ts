@@ -20,7 +20,7 @@ import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
-import type { Admin, QueueWithCounts, ScheduleAdmin, SubscriptionAdmin, TopicAdmin } from './types.ts'
+import type { Admin, LetterAdmin, QueueWithCounts, ScheduleAdmin, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
 type Options = {
   db: Database
@@ -38,7 +38,7 @@ type Options = {
 
 const nothing = { removed: false, freedKey: null }
 
-type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin>
+type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin>
 
 export function createAdmin({
   db,
@@ -117,9 +117,6 @@ export function createAdmin({
       nextCursor: last && !whole ? encodeCursor({ first: last.first, second: last.second }) : null,
     }
   }
-
-  const noMessage = (id: string): BrokerError =>
-    new BrokerError('message_not_found', `There is no message ${id} in this queue.`)
 
   return {
     putQueue,
@@ -219,6 +216,9 @@ export function createAdmin({
   }
 }
 
+export const noMessage = (id: string): BrokerError =>
+  new BrokerError('message_not_found', `There is no message ${id} in this queue.`)
+
 /** A made-up cursor must not leave the range of the columns it is compared with. */
 function browseFrom(cursor: string | null, state: StoredMessage['state']): { first: number; second: number } {
   const { first, second } = decodeCursor(cursor, store.browseStart)
@@ -271,7 +271,7 @@ const keyFrom = (row: KeyRow): QueueKey => ({
         },
 })
 
-function storedFrom(row: StoredRow): StoredMessage {
+export function storedFrom(row: StoredRow): StoredMessage {
   return {
     id: messageId(row.id),
     state: row.state,

@@ -9,6 +9,7 @@ import {
   keyMatches,
   messageId,
   messageLimits,
+  parsedJson,
   testMessageId,
   topicLimits,
 } from '../model/index.ts'
@@ -188,7 +189,8 @@ async function* pastMessages(
   const filter = source.filter && compileFilter(source.filter)
   const wanted = (row: LoggedRow): boolean =>
     keyMatches(source.pattern, row.routing_key) &&
-    (!filter || filter.matches({ headers: row.headers ?? {}, body: filter.usesBody ? parsed(row.body) : undefined }))
+    (!filter ||
+      filter.matches({ headers: row.headers ?? {}, body: filter.usesBody ? parsedJson(row.body) : undefined }))
   let after = { at: -1, id: 0 }
   for (;;) {
     const rows = await store.readTopicLog(db, topic.id, span, after, replayStep, messageLimits.answerBytes)
@@ -197,14 +199,6 @@ async function* pastMessages(
     after = { at: last.at, id: last.id }
     const ids = rows.filter(wanted).map((row) => row.id)
     if (ids.length > 0) yield ids
-  }
-}
-
-function parsed(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString('utf8'))
-  } catch {
-    return undefined
   }
 }
 

@@ -5,6 +5,7 @@ import * as store from '../store/index.ts'
 import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
+import { createLetterAdmin } from './admin_letters.ts'
 import { createScheduleAdmin } from './admin_schedules.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
@@ -20,6 +21,7 @@ import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
 import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
+import { startTasks, type Tasks } from './tasks.ts'
 import { createTopics } from './topics.ts'
 import type { Broker, ReceiveOptions } from './types.ts'
 import { startUpkeep, type Upkeep } from './upkeep.ts'
@@ -48,6 +50,7 @@ export function createBroker(options: BrokerOptions): Broker {
   let codec: ReturnType<typeof receiptCodec> | undefined
   let upkeep: Upkeep | undefined
   let scheduler: Scheduler | undefined
+  let tasks: Tasks | undefined
   let recording: Loop | undefined
 
   const cluster = createCluster({
@@ -206,6 +209,12 @@ export function createBroker(options: BrokerOptions): Broker {
     receiver.close(queueId, queueDeleted())
     cluster.queueChanged(queueId)
   }
+  const queueChangedHere = (queueId: number): void => {
+    marks.forget(queueId)
+    counted.forget(queueId)
+    receiver.ring(queueId)
+    cluster.queueChanged(queueId)
+  }
   const queueAdmin = createAdmin({
     db,
     queues,
@@ -214,14 +223,18 @@ export function createBroker(options: BrokerOptions): Broker {
     elect,
     appended: ownAppended,
     unrecorded: rates.unrecorded,
-    queueChanged(queueId) {
-      marks.forget(queueId)
-      counted.forget(queueId)
-      receiver.ring(queueId)
-      cluster.queueChanged(queueId)
-    },
+    queueChanged: queueChangedHere,
     queueDeleted: queueDeletedHere,
     keysChanged: cluster.keysChanged,
+  })
+  const letterAdmin = createLetterAdmin({
+    db,
+    queues,
+    appended: ownAppended,
+    scheduled: (inMs) => upkeep?.dueIn(inMs),
+    elect,
+    queueChanged: queueChangedHere,
+    tasked: () => tasks?.nudge(),
   })
   const topicAdmin = createTopicAdmin({ db, topics, queueDeleted: queueDeletedHere })
   const subscriptionAdmin = createSubscriptionAdmin({
@@ -242,7 +255,7 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
+    admin: { ...queueAdmin, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
     desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
@@ -250,6 +263,7 @@ export function createBroker(options: BrokerOptions): Broker {
       if (options.upkeep) {
         upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
         scheduler = startScheduler({ db, told, log })
+        tasks = startTasks({ db, gateway, appended: ownAppended, elect, log })
       }
       recording = loop(
         async () => {
@@ -265,7 +279,7 @@ export function createBroker(options: BrokerOptions): Broker {
       await receiver.stop()
       while (receiver.waiting() > 0 && monotonicMs() < untilMs) await sleep(10)
       await edges
-      await Promise.all([upkeep?.stop(), scheduler?.stop(), recording?.stop()])
+      await Promise.all([upkeep?.stop(), scheduler?.stop(), tasks?.stop(), recording?.stop()])
       await cluster.stop()
       await db.close()
     },

@@ -8,6 +8,7 @@ import {
   type CompiledFilter,
   compileFilter,
   type NewMessage,
+  parsedJson,
   routeTable,
   type Topic,
 } from '../model/index.ts'
@@ -79,17 +80,9 @@ function filtered(routes: readonly Route[], { headers, body }: Pick<NewMessage, 
   let parsed: { value: unknown } | undefined
   return routes.filter(({ compiled }) => {
     if (!compiled) return true
-    if (compiled.usesBody) parsed ??= { value: parse(body) }
+    if (compiled.usesBody) parsed ??= { value: parsedJson(body) }
     return compiled.matches({ headers: headers ?? {}, body: parsed?.value })
   })
-}
-
-function parse(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString('utf8'))
-  } catch {
-    return undefined
-  }
 }
 
 export const noTopic = (name: string): BrokerError =>

@@ -7,6 +7,8 @@ import type {
   DisabledReason,
   Health,
   Interest,
+  LetterFilter,
+  MessageChanges,
   MessageState,
   NewMessage,
   Principal,
@@ -16,6 +18,7 @@ import type {
   QueueKey,
   QueueSettings,
   QueueStats,
+  RedriveRequest,
   Schedule,
   ScheduleSettings,
   Scope,
@@ -27,6 +30,7 @@ import type {
   Subscription,
   SubscriptionSettings,
   SubscriptionSource,
+  Task,
   Topic,
   TopicSettings,
 } from '../model/index.ts'
@@ -195,9 +199,31 @@ export type Desk = {
 
 export type AttemptReport = Omit<Attempt, 'id'> & { subscription: number }
 
+export type LetterAdmin = {
+  /**
+   * Begins a task that makes dead letters ready again: those of the queue, and of a dead-letter queue also the ready messages that came
+   * to it as dead letters. `may` is asked for each queue to which letters would return when `to` is null. Throws queue_not_found,
+   * forbidden, and invalid_value when the letters would never rest.
+   */
+  redrive(queue: string, request: RedriveRequest, may: (queue: string) => boolean): Promise<Task>
+  /** Throws task_not_found. */
+  getTask(id: string): Promise<Task>
+  /** After it the task does nothing more; one that is finished stays as it is. */
+  cancelTask(id: string): Promise<void>
+  /** Throws message_not_found, message_leased, and invalid_value for a delay of a dead letter. */
+  changeMessage(queue: string, id: string, changes: MessageChanges): Promise<StoredMessage>
+  /** How many were deleted, of what lay there when it began; stops when the caller has gone. */
+  deleteMessages(
+    queue: string,
+    state: 'dead' | 'ready' | 'delayed',
+    options: { filter: LetterFilter; limit: number | null; signal: AbortSignal },
+  ): Promise<number>
+}
+
 export type Admin = TopicAdmin &
   SubscriptionAdmin &
-  ScheduleAdmin & {
+  ScheduleAdmin &
+  LetterAdmin & {
     /** Creates the queue or changes the settings given. Throws setting_is_fixed (order), invalid_value (dead_letter_queue). */
     putQueue(name: string, settings: Partial<QueueSettings>): Promise<{ queue: QueueWithCounts; created: boolean }>
     /** Throws queue_not_found, as all of these that take a queue's name. */

@@ -97,6 +97,7 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
   const cleaning = loop(
     async () => {
       while ((await store.forget(db, 5000)) >= 5000);
+      await store.forgetTasks(db, 1000)
       const gone = await store.orphans(db)
       if (gone.length === 0) return 10_000
       const deleted = await store.sweep(db, gone, messageStates, Number.MAX_SAFE_INTEGER, 10_000)

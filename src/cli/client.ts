@@ -73,6 +73,7 @@ export const bindingPath = (topic: string, binding: string): string =>
 export const subscriptionPath = (id: string, rest = ''): string => `/v1/subscriptions/${encodeURIComponent(id)}${rest}`
 
 export const schedulePath = (name: string, rest = ''): string => `/v1/schedules/${encodeURIComponent(name)}${rest}`
+export const taskPath = (id: string): string => `/v1/tasks/${encodeURIComponent(id)}`
 
 /** A body of JSON. */
 export const jsonBody = (value: unknown): { body: string; type: string } => ({

@@ -29,7 +29,7 @@ export function interestFrom(options: { pattern?: string; filter?: string }): { 
   }
 }
 
-function parsed(option: string, text: string): unknown {
+export function parsed(option: string, text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {

@@ -33,7 +33,7 @@ type ReadOptions = { maxBodyBytes: number; trace: Headers | null }
 
 const textType = 'text/plain; charset=utf-8'
 
-/** A message as JSON gives it. Exactly one of body and body_base64. */
+/** Of a message in JSON, whether it is new or there already. */
 export const messageFields = {
   body: z.unknown().optional().openapi({
     description: 'A string, or any other JSON value, which is stored as its JSON text exactly as sent.',
@@ -50,8 +50,13 @@ export const messageFields = {
       additionalProperties: { type: 'string' },
     }),
   delay: duration(limits.delayMs).nullish(),
-  ttl: duration(limits.ttlMs).nullish(),
   priority: integer({ min: 0, max: 9 }).nullish(),
+}
+
+/** And of a new one. */
+export const newMessageFields = {
+  ...messageFields,
+  ttl: duration(limits.ttlMs).nullish(),
   key: shortText.nullish(),
 }
 
@@ -62,7 +67,7 @@ type MessageFields = MessageOptions & {
 
 export const batchItem = z
   .strictObject(
-    { ...messageFields, deliver_at: time.nullish(), dedup_id: shortText.nullish() },
+    { ...newMessageFields, deliver_at: time.nullish(), dedup_id: shortText.nullish() },
     { error: (issue) => (issue.code === 'invalid_type' ? 'must be an object' : undefined) },
   )
   .openapi('BatchMessage', { description: 'Exactly one of body and body_base64.' })
@@ -151,8 +156,8 @@ export function messageFrom(
   return { message: newMessage(body.bytes, item.content_type ?? body.type, withTrace(headers, options.trace), item) }
 }
 
-/** `value` is a checked item; a body that is `null` is there all the same. */
-function bodyOf(
+/** `value` is a checked item; a body that is `null` is there all the same. `rawBody`: the text of the member `body`. */
+export function bodyOf(
   value: Record<string, unknown>,
   rawBody: () => string,
 ): { bytes: Buffer; type: string } | { pointer: string; detail: string } {

@@ -6,12 +6,14 @@ import { openApiDocument } from './document.ts'
 import type { Endpoint } from './endpoint.ts'
 import { keyEndpoints } from './keys.ts'
 import { leaseEndpoints } from './leases.ts'
+import { messageChangeEndpoints } from './message_changes.ts'
 import { messageEndpoints } from './messages.ts'
 import { operationEndpoints } from './operations.ts'
 import { publishEndpoints } from './publish.ts'
 import { queueKeyEndpoints } from './queue_keys.ts'
 import { queueEndpoints } from './queues.ts'
 import { receiveEndpoints } from './receive.ts'
+import { redriveEndpoints } from './redrive.ts'
 import { scheduleEndpoints } from './schedules.ts'
 import { settleEndpoints } from './settle.ts'
 import { subscriptionActionEndpoints } from './subscription_actions.ts'
@@ -22,10 +24,12 @@ const api: readonly Endpoint[] = [
   ...queueEndpoints,
   ...queueKeyEndpoints,
   ...messageEndpoints,
+  ...messageChangeEndpoints,
   ...batchEndpoints,
   ...receiveEndpoints,
   ...leaseEndpoints,
   ...settleEndpoints,
+  ...redriveEndpoints,
   ...topicEndpoints,
   ...bindingEndpoints,
   ...publishEndpoints,

@@ -13,6 +13,8 @@ import {
   messageStates,
   namePattern,
   parseDuration,
+  type Rate,
+  subscriptionLimits,
 } from '../model/index.ts'
 import { parseTime } from './rfc3339.ts'
 
@@ -105,6 +107,25 @@ export const integer = ({ min, max }: Range) =>
     .int(`must be a whole number from ${min} to ${max}`)
     .min(min, `must be at least ${min}`)
     .max(max, `must be at most ${max}`)
+
+const rateUnits = { s: 1000, m: 60_000, h: 3_600_000 } as const
+const rateText = `must be a number from 1 to ${subscriptionLimits.rateCount.max} and a unit, such as 10/s, 600/m, 5000/h`
+
+/** So many in a second, a minute or an hour. */
+export const rate = z
+  .string(rateText)
+  .transform((text, context): Rate => {
+    const [, digits, unit] = /^([1-9]\d{0,5})\/([smh])$/.exec(text) ?? []
+    const count = Number(digits)
+    const { min, max } = subscriptionLimits.rateCount
+    if (count >= min && count <= max) return { count, perMs: rateUnits[unit as keyof typeof rateUnits] }
+    context.addIssue({ code: 'custom', message: rateText })
+    return z.NEVER
+  })
+  .openapi({ type: 'string', pattern: '^[1-9]\\d{0,5}/[smh]$', example: '10/s' })
+
+export const formatRate = ({ count, perMs }: Rate): string =>
+  `${count}/${Object.entries(rateUnits).find(([, ms]) => ms === perMs)?.[0] ?? formatDuration(perMs)}`
 
 /** A whole number in a query string: digits and nothing else. */
 export const integerParam = ({ min, max }: Range, standard?: number) =>

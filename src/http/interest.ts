@@ -49,7 +49,7 @@ export const filterIn = z
   })
 
 /** The steps of a JSON pointer (RFC 6901). */
-const stepsOf = (pointer: string): string[] =>
+export const stepsOf = (pointer: string): string[] =>
   pointer
     .split('/')
     .slice(1)

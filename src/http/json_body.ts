@@ -24,15 +24,16 @@ export async function readJson(exchange: Exchange, schema: z.ZodType, limit: num
   return check(schema, (await readJsonText(exchange, limit)).value)
 }
 
-/** The same without a schema, and the text itself. */
+/** The same as it was sent, and what it says. */
 export async function readJsonText(exchange: Exchange, limit: number): Promise<{ text: string; value: unknown }> {
-  const nothing = { text: '{}', value: {} }
   if (!hasBody(exchange)) return nothing
   const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
   if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
   const bytes = await readBody(exchange, limit)
   return bytes.length === 0 ? nothing : parseJson(bytes)
 }
+
+const nothing = { text: '{}', value: {} }
 
 export const notJson = (wanted: string): BrokerError =>
   new BrokerError('unsupported_media_type', `The body must be ${wanted}, in UTF-8.`)

@@ -14,7 +14,7 @@ export type MessageOptions = {
   dedup_id?: string | null | undefined
 }
 
-const defaultPriority = 5
+export const defaultPriority = 5
 export const standardType = 'application/octet-stream'
 export const jsonType = 'application/json'
 const formType = 'application/x-www-form-urlencoded'

@@ -72,7 +72,7 @@ const list = endpoint(listRoute, 'read', async ({ broker, queue, query }) => {
   return json(200, { data: data.map(messageJson), next_cursor: nextCursor })
 })
 
-const oneMessage = queueParam.extend({ id: z.string().openapi({ example: 'msg_0000000002s' }) })
+export const oneMessage = queueParam.extend({ id: z.string().openapi({ example: 'msg_0000000002s' }) })
 
 const getRoute = createRoute({
   method: 'get',

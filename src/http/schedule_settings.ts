@@ -12,7 +12,7 @@ import {
   timezoneError,
   topicLimits,
 } from '../model/index.ts'
-import { messageFields, messageFrom } from './batch_items.ts'
+import { messageFrom, newMessageFields } from './batch_items.ts'
 import { jsonLimit } from './endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import { durationOut, name, refuse, timeOut } from './fields.ts'
@@ -54,7 +54,7 @@ export const scheduleIn = objectOf(
     routing_key: textWithout(routingKeyError)
       .optional()
       .openapi({ type: 'string', maxLength: topicLimits.routingKeyLength, description: 'Only with topic.' }),
-    ...messageFields,
+    ...newMessageFields,
     misfire: misfire.optional().openapi({
       default: 'skip',
       description:

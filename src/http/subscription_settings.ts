@@ -7,7 +7,6 @@ import {
   formatDuration,
   type Headers,
   messageLimits,
-  type Rate,
   type Retry,
   type SubscriptionSettings,
   type SubscriptionSource,
@@ -15,7 +14,7 @@ import {
   subscriptionLimits,
   urlError,
 } from '../model/index.ts'
-import { duration, durationOut, integer, name, shortText, timeOut } from './fields.ts'
+import { duration, durationOut, formatRate, integer, name, rate, shortText, timeOut } from './fields.ts'
 import { filterIn, filterOut, patternIn, patternOut, textWithout } from './interest.ts'
 import { countsOut } from './queue_settings.ts'
 import { objectOf } from './route.ts'
@@ -23,7 +22,6 @@ import { objectOf } from './route.ts'
 const HOUR_MS = 3_600_000
 /** What a backoff has that gives only its base. */
 const backoffDefaults = { maxMs: 24 * HOUR_MS, factor: 2 }
-const rateUnits = { s: 1000, m: 60_000, h: HOUR_MS } as const
 
 const url = textWithout(urlError).openapi({
   type: 'string',
@@ -71,20 +69,6 @@ function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssu
   return { checked, errors }
 }
 
-const rateText = `must be a number from 1 to ${subscriptionLimits.rateCount.max} and a unit, such as 10/s, 600/m, 5000/h`
-const rate = z
-  .string(rateText)
-  .transform((text, context): Rate => {
-    const [, digits, unit] = /^([1-9]\d{0,5})\/([smh])$/.exec(text) ?? []
-    const count = Number(digits)
-    const { min, max } = subscriptionLimits.rateCount
-    if (count >= min && count <= max) return { count, perMs: rateUnits[unit as keyof typeof rateUnits] }
-    context.addIssue({ code: 'custom', message: rateText })
-    return z.NEVER
-  })
-  .nullish()
-  .openapi({ type: ['string', 'null'], pattern: '^[1-9]\\d{0,5}/[smh]$', example: '10/s' })
-
 const wait = duration(subscriptionLimits.waitMs)
 const { min: minFactor, max: maxFactor } = subscriptionLimits.factor
 const factorText = `must be a number from ${minFactor} to ${maxFactor}`
@@ -130,7 +114,7 @@ const settings = {
   headers: headers.optional(),
   timeout: duration(subscriptionLimits.timeoutMs).optional(),
   concurrency: integer(subscriptionLimits.concurrency).optional(),
-  rate,
+  rate: rate.nullish().openapi({ type: ['string', 'null'] }),
   retry: retry.nullish(),
   max_attempts: integer(subscriptionLimits.maxAttempts)
     .nullish()
@@ -272,7 +256,7 @@ export function subscriptionJson(
     headers: mayManage ? subscription.headers : withoutCredentials(subscription.headers),
     timeout: formatDuration(subscription.timeoutMs),
     concurrency: subscription.concurrency,
-    rate: rate && `${rate.count}/${unitOf(rate)}`,
+    rate: rate && formatRate(rate),
     retry: retryJson(subscription.retry),
     max_attempts: subscription.maxAttempts,
     status: disabled === null ? 'enabled' : 'disabled',
@@ -286,9 +270,6 @@ export function subscriptionJson(
     updated_at: subscription.updatedAt.toISOString(),
   }
 }
-
-const unitOf = ({ perMs }: Rate): string =>
-  Object.entries(rateUnits).find(([, ms]) => ms === perMs)?.[0] ?? formatDuration(perMs)
 
 const retryJson = (retry: Retry): z.input<typeof retryOut> =>
   retry.kind === 'schedule'

@@ -56,6 +56,17 @@ export type MessageState = 'ready' | 'delayed' | 'leased' | 'dead'
 export const messageStates: readonly MessageState[] = ['ready', 'delayed', 'leased', 'dead']
 export type DeathReason = 'max_attempts' | 'rejected' | 'expired' | 'gone'
 
+/** What a caller changes about a message that nobody holds. What is not given stays; at most one of the last two. */
+export type MessageChanges = {
+  body?: Buffer
+  contentType?: string
+  headers?: Headers | null
+  priority?: number
+  delayMs?: number
+  /** Milliseconds since 1970. */
+  deliverAtMs?: number
+}
+
 /** A message as it is seen without leasing it. */
 export type StoredMessage = {
   id: string
@@ -106,4 +117,13 @@ export function parseMessageId(id: string): number | null {
   if (digits === undefined) return null
   const position = Number.parseInt(digits, 36)
   return Number.isSafeInteger(position) && position > 0 ? position : null
+}
+
+/** What a filter sees of a body; undefined when it is not JSON. */
+export function parsedJson(body: Buffer): unknown {
+  try {
+    return JSON.parse(body.toString('utf8'))
+  } catch {
+    return undefined
+  }
 }

@@ -88,13 +88,13 @@ export async function browse(
 }
 
 /** Where a message with this id may lie: its first place in any lane, or wherever it has moved. */
-const byId = (table: string): string =>
+export const byId = (table: string): string =>
   table === 'messages'
     ? `queue_id = $1::int and (lane = any (array(select generate_series(0, 19)::smallint)) and position in ($2::bigint, -$2::bigint)
         or id = $2::bigint and id <> abs(position))`
     : 'queue_id = $1::int and id = $2::bigint'
 
-const inWaiting = 'queue_id = $1::int and (position = $2::bigint or id = $2::bigint and id <> position)'
+export const inWaiting = 'queue_id = $1::int and (position = $2::bigint or id = $2::bigint and id <> position)'
 
 /** Primary key and `messages_moved`, `scheduled_id`, `dead_id`, `waiting_position`, `waiting_moved`. */
 const findText = `/* find message */

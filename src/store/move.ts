@@ -6,6 +6,17 @@
 
 import { bodyOf } from './log.ts'
 
+/** What a dead letter's headers tell about it in another queue than it died in: an object of jsonb, from SQL expressions. */
+export const deathHeaders = (letter: { reason: string; queue: string; attempts: string; error: string; at: string }) =>
+  `jsonb_strip_nulls(jsonb_build_object('postern-dead-reason', ${letter.reason}, 'postern-dead-queue', ${letter.queue},
+      'postern-dead-attempts', ${letter.attempts}::text,
+      'postern-dead-error', regexp_replace(${letter.error}, '[^\\x20-\\x7e]', '?', 'g'),
+      'postern-died-at', to_char(${letter.at} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))`
+
+/** Takes away what deathHeaders has added. */
+export const withoutDeathHeaders = (headers: string) =>
+  `nullif(${headers} - '{postern-dead-reason,postern-dead-queue,postern-dead-attempts,postern-dead-error,postern-died-at}'::text[], '{}')`
+
 /**
  * `return`: the lease is taken back uncounted. `expired`: the message's own time is up. `gone`, `max_attempts`: whoever
  * delivers it has given up, for that reason.
@@ -61,10 +72,7 @@ to_messages as (
     case when died is not null then now() + target_ttl_ms * interval '1 ms' else expires_at end, case when died is null then chain end,
     case when died is not null then 0 when kind = 'return' then greatest(attempts - 1, 0) else attempts end,
     case when died is null then log_id end, content_type, key,
-    case when died is null then headers else coalesce(headers, '{}') || jsonb_strip_nulls(jsonb_build_object(
-      'postern-dead-reason', died, 'postern-dead-queue', queue_name, 'postern-dead-attempts', attempts::text,
-      'postern-dead-error', regexp_replace(error, '[^\\x20-\\x7e]', '?', 'g'),
-      'postern-died-at', to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))) end,
+    case when died is null then headers else coalesce(headers, '{}') || ${deathHeaders({ reason: 'died', queue: 'queue_name', attempts: 'attempts', error: 'error', at: 'now()' })} end,
     case when died is null then body else ${bodyOf('k')} end
   from k where fate = 'ready'),
 to_scheduled as (

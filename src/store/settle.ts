@@ -125,6 +125,7 @@ where exists (
       select 1 from postern.messages m
       where m.queue_id = x.queue_id and m.lane = l.lane and m.position = p.position limit 1) y)
   or exists (select 1 from postern.scheduled s where s.id = x.id and s.queue_id = x.queue_id)
+  or exists (select 1 from postern.waiting w where w.id = x.id and w.id <> w.position and w.queue_id = x.queue_id)
   or exists (select 1 from postern.dead d where d.id = x.id and d.queue_id = x.queue_id)`
 
 /** Which of these (by their place in the list) still exist in any state. */

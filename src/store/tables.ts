@@ -7,24 +7,16 @@ import { isNotNull, sql } from 'drizzle-orm'
 import {
   bigint,
   boolean,
-  customType,
   doublePrecision,
   index,
   integer,
   jsonb,
-  pgSchema,
   primaryKey,
   smallint,
   text,
-  timestamp,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
-
-const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
-const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' })
-const whole = (name: string) => bigint(name, { mode: 'number' })
-
-export const postern = pgSchema('postern')
+import { bytea, instant, postern, whole } from './columns.ts'
 
 /** Order inside a lane, and the first position of a message is its id. Not cached: positions follow the order of commits, roughly. */
 export const messagePosition = postern.sequence('message_position', { cache: 1 })
@@ -195,175 +187,6 @@ export const dedup = postern.table(
   },
   (t) => [primaryKey({ columns: [t.queueId, t.dedupId] }), index('dedup_expires').on(t.expiresAt)],
 )
-
-export const topics = postern.table(
-  'topics',
-  {
-    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
-    name: text('name').notNull(),
-    /** Goes up with every change of the topic, its bindings or its subscriptions; a publish says which it was routed by. */
-    version: whole('version').notNull().default(1),
-    retentionMs: whole('retention_ms').notNull(),
-    dedupWindowMs: whole('dedup_window_ms').notNull(),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    updatedAt: instant('updated_at').notNull().defaultNow(),
-  },
-  (t) => [uniqueIndex('topics_name').on(t.name)],
-)
-
-export const bindings = postern.table(
-  'bindings',
-  {
-    topicId: integer('topic_id').notNull(),
-    name: text('name').notNull(),
-    queueId: integer('queue_id').notNull(),
-    pattern: text('pattern').notNull(),
-    filter: jsonb('filter').$type<Record<string, unknown>>(),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    updatedAt: instant('updated_at').notNull().defaultNow(),
-  },
-  (t) => [primaryKey({ columns: [t.topicId, t.name] }), index('bindings_queue').on(t.queueId)],
-)
-
-/** Published messages: bodies that many copies share, and what may be replayed. `id` is the id of every copy. */
-export const topicLog = postern.table(
-  'topic_log',
-  {
-    id: whole('id').primaryKey(),
-    topicId: integer('topic_id').notNull(),
-    publishedAt: instant('published_at').notNull(),
-    /** Kept as long, and then as long as a copy refers to it. */
-    keepUntil: instant('keep_until').notNull(),
-    lane: smallint('lane').notNull(),
-    routingKey: text('routing_key').notNull(),
-    contentType: text('content_type').notNull(),
-    key: text('key'),
-    headers: jsonb('headers').$type<Record<string, string>>(),
-    body: bytea('body').notNull(),
-  },
-  (t) => [
-    index('topic_log_published').on(t.topicId, t.publishedAt, t.id),
-    index('topic_log_keep_until').on(t.keepUntil, t.id),
-  ],
-)
-
-export const subscriptions = postern.table(
-  'subscriptions',
-  {
-    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
-    /** `sub_…`, as callers know it. */
-    name: text('name').notNull(),
-    title: text('title'),
-    /** What it delivers from: a queue it shares, or the backlog of its own. */
-    queueId: integer('queue_id').notNull(),
-    /** The next three only on a topic. */
-    topicId: integer('topic_id'),
-    pattern: text('pattern'),
-    filter: jsonb('filter').$type<Record<string, unknown>>(),
-    url: text('url').notNull(),
-    format: text('format', { enum: ['raw', 'cloudevents', 'envelope'] }).notNull(),
-    headers: jsonb('headers').$type<Record<string, string>>().notNull(),
-    timeoutMs: integer('timeout_ms').notNull(),
-    concurrency: integer('concurrency').notNull(),
-    rateCount: integer('rate_count'),
-    ratePerMs: whole('rate_per_ms'),
-    retry: jsonb('retry').$type<Record<string, unknown>>().notNull(),
-    maxAttempts: smallint('max_attempts'),
-    disabled: text('disabled', { enum: ['requested', 'gone', 'failing'] }),
-    /** Goes up with every change by a caller. */
-    version: whole('version').notNull().default(1),
-    /** The gateway that delivers; holds as long as that gateway's row is alive. */
-    owner: text('owner'),
-    /** How the endpoint has been doing, as its owner last said. */
-    circuit: text('circuit', { enum: ['closed', 'open', 'half_open'] })
-      .notNull()
-      .default('closed'),
-    failures: integer('failures').notNull().default(0),
-    failingSince: instant('failing_since'),
-    heldUntil: instant('held_until'),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    updatedAt: instant('updated_at').notNull().defaultNow(),
-  },
-  (t) => [
-    uniqueIndex('subscriptions_name').on(t.name),
-    index('subscriptions_queue').on(t.queueId),
-    index('subscriptions_topic').on(t.topicId).where(isNotNull(t.topicId)),
-    index('subscriptions_owner').on(t.owner),
-  ],
-)
-
-/** Signing secrets. They are kept as they are, for they must sign. */
-export const subscriptionSecrets = postern.table(
-  'subscription_secrets',
-  {
-    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
-    subscriptionId: integer('subscription_id').notNull(),
-    secret: text('secret').notNull(),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    /** null: the present one. */
-    expiresAt: instant('expires_at'),
-  },
-  (t) => [index('subscription_secrets_subscription').on(t.subscriptionId, t.id)],
-)
-
-export const schedules = postern.table(
-  'schedules',
-  {
-    name: text('name').primaryKey(),
-    cron: text('cron').notNull(),
-    timezone: text('timezone').notNull(),
-    /** By name, so that a queue or topic that is made anew is found again. One of the two. */
-    queue: text('queue'),
-    topic: text('topic'),
-    routingKey: text('routing_key'),
-    contentType: text('content_type').notNull(),
-    key: text('key'),
-    headers: jsonb('headers').$type<Record<string, string>>(),
-    body: bytea('body').notNull(),
-    priority: smallint('priority').notNull(),
-    delayMs: whole('delay_ms'),
-    ttlMs: whole('ttl_ms'),
-    misfire: text('misfire', { enum: ['skip', 'once'] }).notNull(),
-    paused: boolean('paused').notNull(),
-    /** Whole milliseconds. null: paused, or never again. */
-    nextFireAt: instant('next_fire_at'),
-    lastFireAt: instant('last_fire_at'),
-    lastMessageId: text('last_message_id'),
-    lastError: text('last_error'),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    updatedAt: instant('updated_at').notNull().defaultNow(),
-  },
-  (t) => [index('schedules_next_fire').on(t.nextFireAt).where(isNotNull(t.nextFireAt))],
-)
-
-/** One row for each HTTP call of a webhook. */
-export const attempts = postern.table(
-  'attempts',
-  {
-    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
-    subscriptionId: integer('subscription_id').notNull(),
-    messageId: whole('message_id').notNull(),
-    attempt: smallint('attempt').notNull(),
-    at: instant('at').notNull(),
-    succeeded: boolean('succeeded').notNull(),
-    status: smallint('status'),
-    durationMs: integer('duration_ms').notNull(),
-    requestHeaders: jsonb('request_headers').$type<Record<string, string>>().notNull(),
-    responseHeaders: jsonb('response_headers').$type<Record<string, string>>().notNull(),
-    responseBody: bytea('response_body').notNull(),
-    error: text('error'),
-    nextAttemptAt: instant('next_attempt_at'),
-  },
-  (t) => [index('attempts_subscription').on(t.subscriptionId, t.id)],
-)
-
-/** Gateways that deliver to webhooks. What one owns is free as soon as its time is over. */
-export const gateways = postern.table('gateways', {
-  id: text('id').primaryKey(),
-  aliveUntil: instant('alive_until').notNull(),
-  /** It stops: it keeps what it has not released yet, and has no share any more. */
-  leaving: boolean('leaving').notNull().default(false),
-})
 
 /** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */
 export const rates = postern.table(
