@@ -35,6 +35,8 @@ export type BrokerOptions = {
   prepare: boolean
   /** Whether this gateway also does what nobody asks for: expiry, promotion, retention. */
   upkeep: boolean
+  /** Receives that may wait at the same time. */
+  maxWaiting: number
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -84,6 +86,7 @@ export function createBroker(options: BrokerOptions): Broker {
     giveBack: (taken) => endLeases(taken, 'return'),
     bury,
     leased: (rows) => elect(rows.flatMap(turnOver)),
+    maxWaiting: options.maxWaiting,
     log,
   })
   const { elect } = createElector({

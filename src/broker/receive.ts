@@ -52,6 +52,8 @@ type Options = {
   bury(taken: readonly Taken[]): void
   /** These were leased, so that on a fair queue the next of their keys may take their turn. */
   leased(rows: readonly LeasedRow[]): void
+  /** Receives that may wait at the same time; subscriptions are not counted out. */
+  maxWaiting: number
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -59,7 +61,8 @@ type Options = {
 type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; flight: Flight }
 const nothing = { rows: [], closed: new Set<number>() }
 
-export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, leased, log }: Options): Receiver {
+export function createReceiver(options: Options): Receiver {
+  const { db, marks, cluster, heldBack, giveBack, bury, leased, maxWaiting, log } = options
   const lines = createLines()
   const hungry = new Set<number>()
   let running = 0
@@ -227,6 +230,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
   function receive(queue: Queue, { max, waitMs, leaseMs, fence, signal }: Asked): Promise<Taken[]> {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return resolve([])
+      if (fence === 0 && lines.size() >= maxWaiting) return reject(tooManyWait())
       const waiter: Waiter = {
         queueId: queue.id,
         max,
@@ -304,6 +308,9 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     },
   }
 }
+
+const tooManyWait = (): BrokerError =>
+  new BrokerError('unavailable', 'Too many receives wait at this gateway.', { retryAfterS: 1 })
 
 /** The error for receivers of a queue that was deleted while they waited. */
 export const queueDeleted = (): BrokerError => new BrokerError('queue_not_found', 'The queue was deleted.')

@@ -8,6 +8,7 @@ import type {
   Health,
   Interest,
   MessageState,
+  NewKey,
   NewMessage,
   Principal,
   Published,
@@ -18,7 +19,6 @@ import type {
   QueueStats,
   Schedule,
   ScheduleSettings,
-  Scope,
   Sent,
   SettleAction,
   Settled,
@@ -219,7 +219,7 @@ export type Admin = TopicAdmin &
     /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
     unblockKey(queue: string, key: string, action: 'retry' | 'drop'): Promise<void>
     /** The secret is returned here and never again. */
-    createKey(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
+    createKey(key: NewKey): Promise<ApiKey & { secret: string }>
     listKeys(options: PageOptions): Promise<Page<ApiKey>>
     /** Throws key_not_found. Every gateway refuses the key within a second. */
     deleteKey(id: string): Promise<void>

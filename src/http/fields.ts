@@ -13,6 +13,9 @@ import {
   messageStates,
   namePattern,
   parseDuration,
+  parseRate,
+  type Rate,
+  ratePattern,
 } from '../model/index.ts'
 import { parseTime } from './rfc3339.ts'
 
@@ -130,6 +133,21 @@ export const flagParam = z
   .optional()
   .openapi({ type: 'boolean', default: false })
 
+/** So many in so long; null takes it back. */
+export const rateIn = (most: number) => {
+  const text = `must be a number from 1 to ${most} and a unit, such as 10/s, 600/m, 5000/h`
+  return z
+    .string(text)
+    .transform((given, context): Rate => {
+      const rate = parseRate(given)
+      if (rate && rate.count <= most) return rate
+      context.addIssue({ code: 'custom', message: text })
+      return z.NEVER
+    })
+    .nullish()
+    .openapi({ type: ['string', 'null'], pattern: ratePattern, example: '10/s' })
+}
+
 /** Text that is stored and compared: keys, dedup ids. */
 export const shortText = z
   .string('must be a string')
@@ -154,5 +172,6 @@ export const messageState = z.enum(messageStates, `must be one of ${messageState
 /** Shapes of answers, for openapi.yaml and the tests. */
 export const timeOut = z.string().openapi({ format: 'date-time' })
 export const durationOut = z.string().openapi({ example: '30s', description: 'Shortest exact form: 90s, 5m, 500ms.' })
+export const rateOut = z.string().nullable().openapi({ example: '10/s' })
 export const pageOf = <T extends z.ZodType>(item: T) =>
   z.strictObject({ data: z.array(item), next_cursor: z.string().nullable() })

@@ -5,9 +5,9 @@ import {
   configuredHeaderError,
   defaultRetry,
   formatDuration,
+  formatRate,
   type Headers,
   messageLimits,
-  type Rate,
   type Retry,
   type SubscriptionSettings,
   type SubscriptionSource,
@@ -15,7 +15,7 @@ import {
   subscriptionLimits,
   urlError,
 } from '../model/index.ts'
-import { duration, durationOut, integer, name, shortText, timeOut } from './fields.ts'
+import { duration, durationOut, integer, name, rateIn, rateOut, shortText, timeOut } from './fields.ts'
 import { filterIn, filterOut, patternIn, patternOut, textWithout } from './interest.ts'
 import { countsOut } from './queue_settings.ts'
 import { objectOf } from './route.ts'
@@ -23,7 +23,6 @@ import { objectOf } from './route.ts'
 const HOUR_MS = 3_600_000
 /** What a backoff has that gives only its base. */
 const backoffDefaults = { maxMs: 24 * HOUR_MS, factor: 2 }
-const rateUnits = { s: 1000, m: 60_000, h: HOUR_MS } as const
 
 const url = textWithout(urlError).openapi({
   type: 'string',
@@ -71,19 +70,7 @@ function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssu
   return { checked, errors }
 }
 
-const rateText = `must be a number from 1 to ${subscriptionLimits.rateCount.max} and a unit, such as 10/s, 600/m, 5000/h`
-const rate = z
-  .string(rateText)
-  .transform((text, context): Rate => {
-    const [, digits, unit] = /^([1-9]\d{0,5})\/([smh])$/.exec(text) ?? []
-    const count = Number(digits)
-    const { min, max } = subscriptionLimits.rateCount
-    if (count >= min && count <= max) return { count, perMs: rateUnits[unit as keyof typeof rateUnits] }
-    context.addIssue({ code: 'custom', message: rateText })
-    return z.NEVER
-  })
-  .nullish()
-  .openapi({ type: ['string', 'null'], pattern: '^[1-9]\\d{0,5}/[smh]$', example: '10/s' })
+const rate = rateIn(subscriptionLimits.rateCount.max)
 
 const wait = duration(subscriptionLimits.waitMs)
 const { min: minFactor, max: maxFactor } = subscriptionLimits.factor
@@ -222,7 +209,7 @@ const shape = {
   headers: z.record(z.string(), z.string()),
   timeout: durationOut,
   concurrency: z.int(),
-  rate: z.string().nullable().openapi({ example: '10/s' }),
+  rate: rateOut,
   retry: retryOut,
   max_attempts: z.int().nullable(),
   status: z.enum(['enabled', 'disabled']),
@@ -272,7 +259,7 @@ export function subscriptionJson(
     headers: mayManage ? subscription.headers : withoutCredentials(subscription.headers),
     timeout: formatDuration(subscription.timeoutMs),
     concurrency: subscription.concurrency,
-    rate: rate && `${rate.count}/${unitOf(rate)}`,
+    rate: rate && formatRate(rate),
     retry: retryJson(subscription.retry),
     max_attempts: subscription.maxAttempts,
     status: disabled === null ? 'enabled' : 'disabled',
@@ -286,9 +273,6 @@ export function subscriptionJson(
     updated_at: subscription.updatedAt.toISOString(),
   }
 }
-
-const unitOf = ({ perMs }: Rate): string =>
-  Object.entries(rateUnits).find(([, ms]) => ms === perMs)?.[0] ?? formatDuration(perMs)
 
 const retryJson = (retry: Retry): z.input<typeof retryOut> =>
   retry.kind === 'schedule'

@@ -28,6 +28,7 @@ export const codes = [
   'invalid_value',
   'invalid_receipt',
   'queue_full',
+  'rate_limited',
   'unavailable',
   'internal',
 ] as const
@@ -41,7 +42,7 @@ export type FieldError = { pointer: string; detail: string }
 export class BrokerError extends Error {
   readonly code: Code
   readonly errors: readonly FieldError[]
-  /** Seconds after which a retry is worth it, for `unavailable` and `queue_full`. */
+  /** Seconds after which a retry is worth it, for `unavailable`, `queue_full` and `rate_limited`. */
   readonly retryAfterS: number | undefined
 
   constructor(

@@ -386,6 +386,9 @@ export const apiKeys = postern.table('api_keys', {
   scopes: jsonb('scopes').$type<{ actions: string[]; queues: string[]; topics: string[] }[]>().notNull(),
   createdAt: instant('created_at').notNull().defaultNow(),
   expiresAt: instant('expires_at'),
+  /** Requests; none: the gateway's setting. */
+  rateCount: integer('rate_count'),
+  ratePerMs: whole('rate_per_ms'),
 })
 
 /** Secrets that all gateways share, such as the one under receipts. */
