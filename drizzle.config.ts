@@ -3,7 +3,7 @@ import { defineConfig } from 'drizzle-kit'
 
 export default defineConfig({
   dialect: 'postgresql',
-  schema: './src/store/tables.ts',
+  schema: ['./src/store/columns.ts', './src/store/tables.ts', './src/store/webhook_tables.ts'],
   out: './migrations',
   schemaFilter: ['postern'],
 })

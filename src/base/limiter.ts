@@ -28,7 +28,7 @@ export function limiter(mostNames: number): Limiter {
   return {
     take(name, { count, perMs }, nowMs) {
       const perToken = perMs / count
-      const burst = Math.max(1, Math.floor(secondMs / perToken))
+      const burst = Math.max(1, Math.floor((count * secondMs) / perMs))
       const bucket = buckets.get(name) ?? { tokens: burst, atMs: nowMs }
       // A clock that stands still or jumps back refills nothing.
       const passedMs = Math.max(0, nowMs - bucket.atMs)

@@ -18,6 +18,7 @@ import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
+import { hashOf, receiveAgain } from './retry.ts'
 import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
 import { createTopics } from './topics.ts'
@@ -191,11 +192,16 @@ export function createBroker(options: BrokerOptions): Broker {
     }
   }
 
-  async function receive(name: string, { max, waitMs, leaseMs, signal, subscription = 0 }: ReceiveOptions) {
+  async function receive(name: string, options: ReceiveOptions) {
+    const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null } = options
     receipts()
     const queue = await queues.byName(name)
     const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
-    const taken = await receiver.receive(queue, asked)
+    if (retryKey !== null) {
+      const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
+      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
+    }
+    const taken = await receiver.receive(queue, { ...asked, hash: null })
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }

@@ -43,11 +43,16 @@ export type ReceiveOptions = {
   signal: AbortSignal
   /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
   subscription?: number
+  /**
+   * Unique to the caller and this receive. A retry with the same one gets what is still leased by the first, under the same receipts,
+   * until those leases end; and what a caller that has gone was leased stays leased for its retry.
+   */
+  retryKey?: string | null
 }
 
 export type Received = {
   messages: Delivery[]
-  /** For an answer that provably was not written: the messages are ready again at once, the attempt is not counted. */
+  /** For an answer that provably was not written: the messages are ready again at once, the attempt is not counted. Nothing with a retryKey. */
   giveBack(): Promise<void>
 }
 

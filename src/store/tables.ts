@@ -7,24 +7,16 @@ import { isNotNull, sql } from 'drizzle-orm'
 import {
   bigint,
   boolean,
-  customType,
   doublePrecision,
   index,
   integer,
   jsonb,
-  pgSchema,
   primaryKey,
   smallint,
   text,
-  timestamp,
   uniqueIndex,
 } from 'drizzle-orm/pg-core'
-
-const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
-const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' })
-const whole = (name: string) => bigint(name, { mode: 'number' })
-
-export const postern = pgSchema('postern')
+import { bytea, instant, postern, whole } from './columns.ts'
 
 /** Order inside a lane, and the first position of a message is its id. Not cached: positions follow the order of commits, roughly. */
 export const messagePosition = postern.sequence('message_position', { cache: 1 })
@@ -171,6 +163,22 @@ export const leases = postern.table(
   ],
 )
 
+/** Receives with an Idempotency-Key, and what they leased: a retry is answered with what of it is still leased under the token. */
+export const receiveRequests = postern.table(
+  'receive_requests',
+  {
+    queueId: integer('queue_id').notNull(),
+    /** SHA-256 of who asked and the key. */
+    hash: bytea('hash').notNull(),
+    token: whole('token').notNull(),
+    lanes: smallint('lanes').array().notNull(),
+    positions: bigint('positions', { mode: 'number' }).array().notNull(),
+    /** The end of the leases, unless they were extended. */
+    expiresAt: instant('expires_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.queueId, t.hash] }), index('receive_requests_expires').on(t.expiresAt)],
+)
+
 export const dead = postern.table(
   'dead',
   {
@@ -247,65 +255,6 @@ export const topicLog = postern.table(
   ],
 )
 
-export const subscriptions = postern.table(
-  'subscriptions',
-  {
-    id: integer('id').primaryKey().generatedAlwaysAsIdentity(),
-    /** `sub_…`, as callers know it. */
-    name: text('name').notNull(),
-    title: text('title'),
-    /** What it delivers from: a queue it shares, or the backlog of its own. */
-    queueId: integer('queue_id').notNull(),
-    /** The next three only on a topic. */
-    topicId: integer('topic_id'),
-    pattern: text('pattern'),
-    filter: jsonb('filter').$type<Record<string, unknown>>(),
-    url: text('url').notNull(),
-    format: text('format', { enum: ['raw', 'cloudevents', 'envelope'] }).notNull(),
-    headers: jsonb('headers').$type<Record<string, string>>().notNull(),
-    timeoutMs: integer('timeout_ms').notNull(),
-    concurrency: integer('concurrency').notNull(),
-    rateCount: integer('rate_count'),
-    ratePerMs: whole('rate_per_ms'),
-    retry: jsonb('retry').$type<Record<string, unknown>>().notNull(),
-    maxAttempts: smallint('max_attempts'),
-    disabled: text('disabled', { enum: ['requested', 'gone', 'failing'] }),
-    /** Goes up with every change by a caller. */
-    version: whole('version').notNull().default(1),
-    /** The gateway that delivers; holds as long as that gateway's row is alive. */
-    owner: text('owner'),
-    /** How the endpoint has been doing, as its owner last said. */
-    circuit: text('circuit', { enum: ['closed', 'open', 'half_open'] })
-      .notNull()
-      .default('closed'),
-    failures: integer('failures').notNull().default(0),
-    failingSince: instant('failing_since'),
-    heldUntil: instant('held_until'),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    updatedAt: instant('updated_at').notNull().defaultNow(),
-  },
-  (t) => [
-    uniqueIndex('subscriptions_name').on(t.name),
-    index('subscriptions_queue').on(t.queueId),
-    index('subscriptions_topic').on(t.topicId).where(isNotNull(t.topicId)),
-    index('subscriptions_owner').on(t.owner),
-  ],
-)
-
-/** Signing secrets. They are kept as they are, for they must sign. */
-export const subscriptionSecrets = postern.table(
-  'subscription_secrets',
-  {
-    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
-    subscriptionId: integer('subscription_id').notNull(),
-    secret: text('secret').notNull(),
-    createdAt: instant('created_at').notNull().defaultNow(),
-    /** null: the present one. */
-    expiresAt: instant('expires_at'),
-  },
-  (t) => [index('subscription_secrets_subscription').on(t.subscriptionId, t.id)],
-)
-
 export const schedules = postern.table(
   'schedules',
   {
@@ -335,35 +284,6 @@ export const schedules = postern.table(
   },
   (t) => [index('schedules_next_fire').on(t.nextFireAt).where(isNotNull(t.nextFireAt))],
 )
-
-/** One row for each HTTP call of a webhook. */
-export const attempts = postern.table(
-  'attempts',
-  {
-    id: whole('id').primaryKey().generatedAlwaysAsIdentity(),
-    subscriptionId: integer('subscription_id').notNull(),
-    messageId: whole('message_id').notNull(),
-    attempt: smallint('attempt').notNull(),
-    at: instant('at').notNull(),
-    succeeded: boolean('succeeded').notNull(),
-    status: smallint('status'),
-    durationMs: integer('duration_ms').notNull(),
-    requestHeaders: jsonb('request_headers').$type<Record<string, string>>().notNull(),
-    responseHeaders: jsonb('response_headers').$type<Record<string, string>>().notNull(),
-    responseBody: bytea('response_body').notNull(),
-    error: text('error'),
-    nextAttemptAt: instant('next_attempt_at'),
-  },
-  (t) => [index('attempts_subscription').on(t.subscriptionId, t.id)],
-)
-
-/** Gateways that deliver to webhooks. What one owns is free as soon as its time is over. */
-export const gateways = postern.table('gateways', {
-  id: text('id').primaryKey(),
-  aliveUntil: instant('alive_until').notNull(),
-  /** It stops: it keeps what it has not released yet, and has no share any more. */
-  leaving: boolean('leaving').notNull().default(false),
-})
 
 /** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */
 export const rates = postern.table(
