@@ -80,6 +80,9 @@ async function start({ broker, closing }: Place): Promise<Urls> {
     host: '127.0.0.1',
     maxBodyBytes: 1 << 20,
     maxWaitMs: 55_000,
+    maxBodiesInFlightBytes: 256 * 1024 * 1024,
+    rateLimit: null,
+    rateLimitPerKey: null,
     version: 'bench',
     log: () => {},
   })

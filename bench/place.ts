@@ -37,7 +37,15 @@ export async function openPlace(): Promise<Place> {
 
 /** One gateway's broker. */
 export async function startBroker(databaseUrl: string): Promise<Broker> {
-  const broker = createBroker({ databaseUrl, listenUrl: null, pool: 10, prepare: true, upkeep: true, log: () => {} })
+  const broker = createBroker({
+    databaseUrl,
+    listenUrl: null,
+    pool: 10,
+    prepare: true,
+    upkeep: true,
+    maxWaiting: 50_000,
+    log: () => {},
+  })
   await broker.start()
   return broker
 }

@@ -63,18 +63,17 @@ async function startParts(
     pool: config.databasePool,
     prepare: config.databasePrepare,
     upkeep: config.roles.includes('upkeep'),
+    maxWaiting: config.maxWaiting,
     log: log.event,
   })
   parts.broker = broker
   await broker.start()
   goOn(stopped)
-  const { rootKey, open, host, port, maxBodyBytes, maxWaitMs, allowPrivateWebhooks: allowPrivate } = config
+  const { allowPrivateWebhooks: allowPrivate, host, port } = config
   const push = createPush({ broker, allowPrivate, version, log: log.event })
   parts.push = push
   if (config.roles.includes('push')) push.start()
-  const { line } = log
-  const testWebhook = push.test
-  const http = createHttp({ broker, rootKey, open, host, maxBodyBytes, maxWaitMs, version, testWebhook, log: line })
+  const http = createHttp({ ...config, broker, version, testWebhook: push.test, log: log.line })
   parts.listening = await listen(http, { host, port, log: log.line })
   goOn(stopped)
   parts.fetch = async (request) => http.fetch(request)

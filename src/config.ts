@@ -1,7 +1,7 @@
 /** Every setting, its default and a sentence about it; the only reader of the environment. */
 import { isIP } from 'node:net'
 import { z } from 'zod'
-import { formatDuration, parseDuration } from './model/index.ts'
+import { formatDuration, parseDuration, parseRate, type Rate } from './model/index.ts'
 import { parseAllowPrivate } from './push/index.ts'
 
 const text = z.string().min(1)
@@ -22,6 +22,16 @@ const duration = (maxMs: number, fallbackMs: number) =>
       return z.NEVER
     })
     .default(fallbackMs)
+const rate = z
+  .string()
+  .transform((value, context): Rate | null => {
+    const parsed = value === 'none' ? null : parseRate(value)
+    if (parsed !== null || value === 'none') return parsed
+    context.addIssue({ code: 'custom', message: 'neither none nor a number and a unit, such as 5000/s' })
+    return z.NEVER
+  })
+  .nullable()
+  .default(null)
 const roles = z
   .string()
   .transform((value) => value.split(',').map((role) => role.trim()))
@@ -102,6 +112,31 @@ export const settings = [
   },
   { name: 'MAX_WAIT', schema: duration(300_000, 55_000), default: '55s', about: 'The longest long poll.' },
   {
+    name: 'RATE_LIMIT',
+    schema: rate,
+    default: 'none',
+    about: 'Requests that this gateway takes, such as 5000/s; the probes are not counted.',
+  },
+  {
+    name: 'RATE_LIMIT_PER_KEY',
+    schema: rate,
+    default: 'none',
+    about:
+      'Requests that this gateway takes from each API key which has no rate_limit of its own; the root key has none.',
+  },
+  {
+    name: 'MAX_BODIES_IN_FLIGHT',
+    schema: whole(1024 * 1024, 64 * 1024 ** 3, 256 * 1024 * 1024),
+    default: '268435456',
+    about: 'Bytes of request bodies that are being read or wait to be stored; more are refused with 503.',
+  },
+  {
+    name: 'MAX_WAITING',
+    schema: whole(1, 1_000_000, 50_000),
+    default: '50000',
+    about: 'Receives that wait at the same time; more are refused with 503.',
+  },
+  {
     name: 'LOG_LEVEL',
     schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
     default: 'info',
@@ -151,6 +186,11 @@ export type Config = {
   rootKey: string | null
   maxBodyBytes: number
   maxWaitMs: number
+  /** Requests of all, and of each API key. */
+  rateLimit: Rate | null
+  rateLimitPerKey: Rate | null
+  maxBodiesInFlightBytes: number
+  maxWaiting: number
   logLevel: string
   logFormat: 'pretty' | 'json' | 'ecs'
   roles: readonly string[]
@@ -196,6 +236,10 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     rootKey: read('POSTERN_ROOT_KEY'),
     maxBodyBytes: read('MAX_BODY_BYTES'),
     maxWaitMs: read('MAX_WAIT'),
+    rateLimit: read('RATE_LIMIT'),
+    rateLimitPerKey: read('RATE_LIMIT_PER_KEY'),
+    maxBodiesInFlightBytes: read('MAX_BODIES_IN_FLIGHT'),
+    maxWaiting: read('MAX_WAITING'),
     logLevel: read('LOG_LEVEL'),
     logFormat: read('LOG_FORMAT') ?? (facts.tty ? 'pretty' : 'json'),
     roles: read('ROLES'),

@@ -147,6 +147,7 @@ test('a revoked key is refused on the other gateway within a second', async () =
     name: 'k',
     scopes: [{ actions: ['send'], queues: ['*'], topics: [] }],
     expiresAt: null,
+    rate: null,
   })
   expect(await b.authenticate(key.secret)).toMatchObject({ id: key.id, root: false })
   expect(await b.authenticate(`${key.secret.slice(0, -1)}${key.secret.endsWith('A') ? 'B' : 'A'}`)).toBeNull()

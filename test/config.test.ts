@@ -60,6 +60,10 @@ test('every mistake is told at once, each by its name', () => {
     LOG_FORMAT: 'xml',
     ROLES: 'api,cook',
     MAX_BODY_BYTES: '-1',
+    RATE_LIMIT: 'fast',
+    RATE_LIMIT_PER_KEY: '10/d',
+    MAX_BODIES_IN_FLIGHT: '1',
+    MAX_WAITING: '0',
     POSTERN_ROOT_KEY: 'short',
   }
   const problems = problemsOf(wrong)
@@ -68,6 +72,13 @@ test('every mistake is told at once, each by its name', () => {
       problems.some((problem) => problem.startsWith(`${name}:`)),
       name,
     ).toBe(true)
+})
+
+test('request rates are none, or a number and a unit', () => {
+  expect(loadConfig({ RATE_LIMIT: 'none' }, facts)).toMatchObject({ rateLimit: null, rateLimitPerKey: null })
+  const given = { RATE_LIMIT: '5000/s', RATE_LIMIT_PER_KEY: '600/m' }
+  const rates = { rateLimit: { count: 5000, perMs: 1000 }, rateLimitPerKey: { count: 600, perMs: 60_000 } }
+  expect(loadConfig(given, facts)).toMatchObject(rates)
 })
 
 test('secrets are not printed', () => {

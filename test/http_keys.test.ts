@@ -55,6 +55,7 @@ describe('/v1/keys', () => {
       scopes: [{ actions: ['send', 'read'], queues: ['orders.*'], topics: [] }],
       created_at: expect.any(String),
       expires_at: '2999-01-01T00:00:00.000Z',
+      rate_limit: null,
       key: expect.any(String),
     })
     const { key, ...shown } = created

@@ -1,9 +1,16 @@
 /**
  * Group commit: while one run is under way, later calls gather and leave together in the next. An idle batch adds no
- * delay, a busy one makes larger runs.
+ * delay, a busy one makes larger runs. Nobody waits for ever, and what waits is bounded.
  */
+import { after, monotonicMs, soon } from './clock.ts'
 
-type Call<T, R> = { item: T; weight: number; resolve: (result: R) => void; reject: (error: unknown) => void }
+type Call<T, R> = {
+  item: T
+  weight: number
+  sinceMs: number
+  resolve: (result: R) => void
+  reject: (error: unknown) => void
+}
 
 export type BatchOptions<T> = {
   /** Runs at once. */
@@ -13,6 +20,8 @@ export type BatchOptions<T> = {
   weigh(item: T): number
   /** Weight that may wait; a call beyond it is refused by `overloaded`. */
   maxWaiting: number
+  /** How long a call may wait for its run to begin; then it is refused by `overloaded`. */
+  maxWaitMs: number
   overloaded(): Error
   /** Whether the run did nothing at all, so that its items may be tried one by one. */
   harmless(error: unknown): boolean
@@ -30,6 +39,7 @@ export function batch<T, R>(
   let waitingWeight = 0
   let busy = 0
   let pumping = false
+  let watching = false
 
   function pump(): void {
     pumping = false
@@ -54,6 +64,26 @@ export function batch<T, R>(
     return waiting.splice(0, count)
   }
 
+  function refuseLate(): void {
+    watching = false
+    const lateMs = monotonicMs() - options.maxWaitMs
+    let count = 0
+    for (const call of waiting) {
+      if (call.sinceMs > lateMs) break
+      waitingWeight -= call.weight
+      count++
+    }
+    for (const call of waiting.splice(0, count)) call.reject(options.overloaded())
+    watchOldest()
+  }
+
+  function watchOldest(): void {
+    const [oldest] = waiting
+    if (!oldest || watching) return
+    watching = true
+    after(Math.max(1, oldest.sinceMs + options.maxWaitMs - monotonicMs()), refuseLate)
+  }
+
   async function flush(calls: Call<T, R>[]): Promise<void> {
     try {
       const answers = await run(calls.map((call) => call.item))
@@ -73,12 +103,13 @@ export function batch<T, R>(
     new Promise<R>((resolve, reject) => {
       const weight = options.weigh(item)
       if (waitingWeight > 0 && waitingWeight + weight > options.maxWaiting) return reject(options.overloaded())
-      waiting.push({ item, weight, resolve, reject })
+      waiting.push({ item, weight, sinceMs: monotonicMs(), resolve, reject })
       waitingWeight += weight
+      watchOldest()
       // After the I/O events of this turn, so that requests that arrived together leave together.
       if (!pumping) {
         pumping = true
-        setImmediate(pump)
+        soon(pump)
       }
     })
 }

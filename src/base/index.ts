@@ -1,4 +1,6 @@
 export * from './batch.ts'
+export * from './budget.ts'
 export * from './clock.ts'
+export * from './limiter.ts'
 export * from './loop.ts'
 export * from './pace.ts'

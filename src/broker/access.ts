@@ -1,7 +1,7 @@
 /** Who holds an API key. Answers are remembered for less than a second, and forgotten when a key is revoked. */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
-import type { ApiKey, Principal, Scope } from '../model/index.ts'
+import type { ApiKey, NewKey, Principal } from '../model/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
 
@@ -11,7 +11,7 @@ const hashOf = (secret: string): Buffer => createHash('sha256').update(secret).d
 
 export type Access = {
   authenticate(secret: string): Promise<Principal | null>
-  create(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
+  create(key: NewKey): Promise<ApiKey & { secret: string }>
   forget(): void
 }
 
@@ -28,7 +28,7 @@ export function createAccess(db: Database): Access {
     if (remembered) return remembered.principal
     const key = await store.findKey(db, id)
     if (!key || key.hash.length !== hash.length || !timingSafeEqual(key.hash, hash)) return null
-    const principal: Principal = { id: key.id, root: false, scopes: key.scopes }
+    const principal: Principal = { id: key.id, root: false, scopes: key.scopes, rate: key.rate }
     known.set(name, { principal })
     return principal
   }

@@ -19,6 +19,7 @@ import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted } from './receive.ts'
+import { hashOf, receiveAgain } from './retry.ts'
 import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
 import { startTasks, type Tasks } from './tasks.ts'
@@ -37,6 +38,8 @@ export type BrokerOptions = {
   prepare: boolean
   /** Whether this gateway also does what nobody asks for: expiry, promotion, retention. */
   upkeep: boolean
+  /** Receives that may wait at the same time. */
+  maxWaiting: number
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -87,6 +90,7 @@ export function createBroker(options: BrokerOptions): Broker {
     giveBack: (taken) => endLeases(taken, 'return'),
     bury,
     leased: (rows) => elect(rows.flatMap(turnOver)),
+    maxWaiting: options.maxWaiting,
     log,
   })
   const { elect } = createElector({
@@ -191,11 +195,16 @@ export function createBroker(options: BrokerOptions): Broker {
     }
   }
 
-  async function receive(name: string, { max, waitMs, leaseMs, signal, subscription = 0 }: ReceiveOptions) {
+  async function receive(name: string, options: ReceiveOptions) {
+    const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null } = options
     receipts()
     const queue = await queues.byName(name)
     const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
-    const taken = await receiver.receive(queue, asked)
+    if (retryKey !== null) {
+      const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
+      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
+    }
+    const taken = await receiver.receive(queue, { ...asked, hash: null })
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }

@@ -4,9 +4,9 @@
  */
 import { LRUCache } from 'lru-cache'
 import { batch } from '../base/index.ts'
-import { BrokerError } from '../model/index.ts'
 import type { Appended, Database, FreedKey } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { gathering } from './gathering.ts'
 
 export type Elector = {
   /** Messages of these keys were stored, or their first is done. Does not wait for it. */
@@ -44,9 +44,7 @@ export function createElector({ db, appended, scheduled, log }: Options): Electo
       maxWeight: 1000,
       weigh: () => 1,
       maxWaiting: 100_000,
-      overloaded: () =>
-        new BrokerError('unavailable', 'Too many keys wait for their next message.', { retryAfterS: 1 }),
-      harmless: store.certainlyFailed,
+      ...gathering('Too many keys wait for their next message.'),
     },
   )
 

@@ -1,6 +1,6 @@
 /** Who waits for which queue, first come first served. A receiver takes its place before it looks, so no ring is lost. */
 import { after, type Timer } from '../base/index.ts'
-import type { LeasedRow } from '../store/index.ts'
+import type { LeaseClaim, LeasedRow } from '../store/index.ts'
 
 /** A lease as the receivers are given it, with what is needed to take it back. */
 export type Taken = { row: LeasedRow; token: number }
@@ -11,6 +11,8 @@ export type Waiter = {
   leaseMs: number
   /** The subscription it receives for; 0: nobody in particular. */
   fence: number
+  /** It may be retried: it leases alone, and only if its key is its own. `token`: that of its last lease. */
+  claim: LeaseClaim | null
   /** The ring of its line that it has heard: it looks once for each. */
   heard: number
   /** Has not looked since it came: it must, before it may be told that there is nothing. */

@@ -11,6 +11,7 @@ import type {
   StoredCopy,
 } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { gathering } from './gathering.ts'
 import { type Handable, type HandOver, leasedRow } from './handover.ts'
 import { noTopic, type TopicRoutes, type Topics } from './topics.ts'
 
@@ -45,9 +46,7 @@ export function createPublisher({
     maxWeight: 1000,
     weigh: ({ copies, message }) => 1 + copies.length + message.body.length / 16_384,
     maxWaiting: 20_000,
-    overloaded: () =>
-      new BrokerError('unavailable', 'The gateway has too many messages waiting to be stored.', { retryAfterS: 1 }),
-    harmless: store.certainlyFailed,
+    ...gathering('The gateway has too many messages waiting to be stored.'),
   })
 
   async function run(items: readonly Item[]) {
@@ -94,13 +93,9 @@ export function createPublisher({
   const storeBounded = batch<Item, PublishResult>(async ([item]) => (item ? [await storeAlone(item)] : []), {
     lanes: 2,
     maxWeight: 1,
-    weigh: () => 1,
+    weigh: ({ message }) => 1 + message.body.length / 16_384,
     maxWaiting: 1_000,
-    overloaded: () =>
-      new BrokerError('unavailable', 'The gateway has too many messages waiting for bounded queues.', {
-        retryAfterS: 1,
-      }),
-    harmless: store.certainlyFailed,
+    ...gathering('The gateway has too many messages waiting for bounded queues.'),
   })
 
   async function storeAlone(item: Item): Promise<PublishResult> {

@@ -4,8 +4,9 @@
  */
 import { batch, monotonicMs } from '../base/index.ts'
 import { BrokerError, type Queue } from '../model/index.ts'
+import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { certainlyFailed, type Database } from '../store/index.ts'
+import { gathering } from './gathering.ts'
 
 export type Queues = {
   /** Throws queue_not_found. */
@@ -36,8 +37,7 @@ export function createQueues(db: Database, hears: () => boolean): Queues {
     maxWeight: 500,
     weigh: () => 1,
     maxWaiting: 100_000,
-    overloaded: () => new BrokerError('unavailable', 'The gateway is overloaded.', { retryAfterS: 1 }),
-    harmless: certainlyFailed,
+    ...gathering('Too many calls wait for their queue to be looked up.'),
   }
   const fetchByName = batch<string, Queue | null>(async (wanted) => {
     const found = new Map((await store.queuesByName(db, [...new Set(wanted)])).map((queue) => [queue.name, queue]))

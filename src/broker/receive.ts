@@ -4,7 +4,7 @@
  */
 import { type Loop, loop, randomToken, soon } from '../base/index.ts'
 import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
-import type { Database, LeasedRow } from '../store/index.ts'
+import type { Database, LeaseClaim, LeasedRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
 import { createLines, type Line, type Taken, type Waiter } from './lines.ts'
@@ -22,6 +22,8 @@ export type Asked = {
   leaseMs: number
   /** The subscription it is for; 0: nobody in particular. */
   fence: number
+  /** Of a receive that may be retried: what tells it from others. Answered with nothing when another has leased for it. */
+  hash: Buffer | null
   signal: AbortSignal
 }
 
@@ -52,14 +54,17 @@ type Options = {
   bury(taken: readonly Taken[]): void
   /** These were leased, so that on a fair queue the next of their keys may take their turn. */
   leased(rows: readonly LeasedRow[]): void
+  /** Receives that may wait at the same time; subscriptions are not counted out. */
+  maxWaiting: number
   log(event: string, fields?: Record<string, unknown>): void
 }
 
 /** One queue's part in one lease statement. */
-type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; flight: Flight }
+type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; claim: LeaseClaim | null; flight: Flight }
 const nothing = { rows: [], closed: new Set<number>() }
 
-export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, leased, log }: Options): Receiver {
+export function createReceiver(options: Options): Receiver {
+  const { db, marks, cluster, heldBack, giveBack, bury, leased, maxWaiting, log } = options
   const lines = createLines()
   const hungry = new Set<number>()
   let running = 0
@@ -86,8 +91,8 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
   }
 
   /**
-   * Receivers who want the same length of lease, and of each queue those of one subscription; whoever does not fit stays hungry
-   * for the next statement. Nobody looks twice for one ring, so the others' turn comes.
+   * Receivers who want the same length of lease, and of each queue those of one subscription, or one that may be retried; whoever does
+   * not fit stays hungry for the next statement. Nobody looks twice for one ring, so the others' turn comes.
    */
   function gather(): { shares: Share[]; leaseMs: number } {
     const shares: Share[] = []
@@ -103,7 +108,10 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
       for (const waiter of line.waiters) {
         if (waiter.busy || (waiter.heard === line.rings && !waiter.fresh)) continue
         leaseMs ||= waiter.leaseMs
-        if (waiter.leaseMs !== leaseMs || waiter.fence !== (waiters[0] ?? waiter).fence || limit >= rowsPerQueue) {
+        const before = waiters[0] ?? waiter
+        const isAlone = waiter.claim !== null || before.claim !== null
+        const fits = waiter.leaseMs === leaseMs && waiter.fence === before.fence && limit < rowsPerQueue
+        if (!fits || (isAlone && shares.length + waiters.length > 0)) {
           hungry.add(queueId)
           break
         }
@@ -120,7 +128,9 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
       }
       limit = Math.min(limit, rowsPerQueue)
       rows += limit
-      shares.push({ line, waiters, limit, fence: first.fence, flight: marks.look(queueId, all) })
+      const { fence, claim } = first
+      shares.push({ line, waiters, limit, fence, claim, flight: marks.look(queueId, all) })
+      if (claim) break
     }
     return { shares, leaseMs }
   }
@@ -135,7 +145,7 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
       const { rows, closed } =
         requests.length === 0
           ? nothing
-          : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes, cluster.gateway)
+          : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes, cluster.gateway, asked[0]?.claim)
       deal(shares, rows, closed, token)
       leased(rows)
     } catch (error) {
@@ -163,6 +173,13 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     for (const share of shares) {
       const got = byQueue.get(share.line.queueId) ?? []
       const full = got.length >= share.limit
+      if (share.claim && closed.has(share.line.queueId)) {
+        leftBehind(share.flight)
+        for (const waiter of share.waiters) finish(waiter)
+        ring(share.line.queueId)
+        continue
+      }
+      if (share.claim && got.length > 0) share.claim.token = token
       if (cut) leftBehind(share.flight)
       else if (closed.has(share.line.queueId)) marks.failed(share.flight)
       else marks.landed(share.flight, got, full || heldBack(share.line.queueId))
@@ -191,7 +208,8 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
         waiter.done(mine)
       } else if (waiter.due && !more) finish(waiter)
     }
-    if (next < fit.length) giveBack(fit.slice(next))
+    // What was leased for one that may be retried stays so: the retry gets it.
+    if (next < fit.length && !share.claim) giveBack(fit.slice(next))
     if (more) ring(share.line.queueId)
     // It rang while they looked: the look may have come too early.
     else if (share.waiters.some((waiter) => waiter.heard < share.line.rings)) again(share.line.queueId)
@@ -224,14 +242,16 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     for (const line of lines.all()) ring(line.queueId)
   }
 
-  function receive(queue: Queue, { max, waitMs, leaseMs, fence, signal }: Asked): Promise<Taken[]> {
+  function receive(queue: Queue, { max, waitMs, leaseMs, fence, hash, signal }: Asked): Promise<Taken[]> {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return resolve([])
+      if (fence === 0 && lines.size() >= maxWaiting) return reject(tooManyWait())
       const waiter: Waiter = {
         queueId: queue.id,
         max,
         leaseMs,
         fence,
+        claim: hash && { hash, token: 0 },
         heard: 0,
         fresh: true,
         busy: false,
@@ -262,7 +282,8 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     let room = 0
     for (const waiter of lines.of(queueId)?.waiters ?? []) {
       if (room >= messages) break
-      if (waiter.busy || waiter.fresh) continue
+      // What is handed over has a token that others share.
+      if (waiter.busy || waiter.fresh || waiter.claim) continue
       waiter.busy = true
       reserved.push(waiter)
       room += waiter.max
@@ -304,6 +325,9 @@ export function createReceiver({ db, marks, cluster, heldBack, giveBack, bury, l
     },
   }
 }
+
+const tooManyWait = (): BrokerError =>
+  new BrokerError('unavailable', 'Too many receives wait at this gateway.', { retryAfterS: 1 })
 
 /** The error for receivers of a queue that was deleted while they waited. */
 export const queueDeleted = (): BrokerError => new BrokerError('queue_not_found', 'The queue was deleted.')

@@ -11,6 +11,7 @@ import {
 } from '../model/index.ts'
 import type { Database, FreedKey, MovedRow, Release } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { gathering } from './gathering.ts'
 import type { Queues } from './queues.ts'
 import type { SettleOptions } from './types.ts'
 
@@ -34,11 +35,14 @@ export type Settler = {
 const shared = {
   lanes: 2,
   maxWaiting: 50_000,
-  overloaded: () =>
-    new BrokerError('unavailable', 'The gateway has too many leases waiting to be settled.', { retryAfterS: 1 }),
-  harmless: store.certainlyFailed,
+  ...gathering('The gateway has too many leases waiting to be settled.'),
 }
 const ofList = { ...shared, maxWeight: 1000, weigh: (items: readonly unknown[]) => items.length }
+/** Reasons may be a thousand characters long. */
+const ofReleases = {
+  ...ofList,
+  weigh: (items: readonly Release[]) => items.reduce((sum, item) => sum + 1 + (item.error?.length ?? 0) / 256, 0),
+}
 const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
 
 export function createSettler({ db, queues, codec, moved, elect, settled }: Options): Settler {
@@ -59,7 +63,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled }: Opti
       if (item) fates.set(item, row)
     }
     return lists.map((list) => list.map((item) => fates.get(item) ?? null))
-  }, ofList)
+  }, ofReleases)
 
   const extend = batch<readonly { receipt: Receipt; leaseMs: number }[], (number | null)[]>(async (lists) => {
     const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))

@@ -14,6 +14,7 @@ import {
 } from '../model/index.ts'
 import type { Database, RouteRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { gathering } from './gathering.ts'
 
 type Route = RouteRow & { compiled: CompiledFilter | null }
 
@@ -47,7 +48,7 @@ export function createTopics(db: Database): Topics {
       maxWeight: 1000,
       weigh: () => 1,
       maxWaiting: 100_000,
-      overloaded: () => new BrokerError('unavailable', 'The gateway is overloaded.', { retryAfterS: 1 }),
+      ...gathering('Too many publishes wait for their topic to be looked up.'),
       harmless: () => false,
     },
   )

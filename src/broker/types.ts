@@ -10,6 +10,7 @@ import type {
   LetterFilter,
   MessageChanges,
   MessageState,
+  NewKey,
   NewMessage,
   Principal,
   Published,
@@ -21,7 +22,6 @@ import type {
   RedriveRequest,
   Schedule,
   ScheduleSettings,
-  Scope,
   Sent,
   SettleAction,
   Settled,
@@ -47,11 +47,16 @@ export type ReceiveOptions = {
   signal: AbortSignal
   /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
   subscription?: number
+  /**
+   * Unique to the caller and this receive. A retry with the same one gets what is still leased by the first, under the same receipts,
+   * until those leases end; and what a caller that has gone was leased stays leased for its retry.
+   */
+  retryKey?: string | null
 }
 
 export type Received = {
   messages: Delivery[]
-  /** For an answer that provably was not written: the messages are ready again at once, the attempt is not counted. */
+  /** For an answer that provably was not written: the messages are ready again at once, the attempt is not counted. Nothing with a retryKey. */
   giveBack(): Promise<void>
 }
 
@@ -245,7 +250,7 @@ export type Admin = TopicAdmin &
     /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
     unblockKey(queue: string, key: string, action: 'retry' | 'drop'): Promise<void>
     /** The secret is returned here and never again. */
-    createKey(key: { name: string; scopes: Scope[]; expiresAt: Date | null }): Promise<ApiKey & { secret: string }>
+    createKey(key: NewKey): Promise<ApiKey & { secret: string }>
     listKeys(options: PageOptions): Promise<Page<ApiKey>>
     /** Throws key_not_found. Every gateway refuses the key within a second. */
     deleteKey(id: string): Promise<void>

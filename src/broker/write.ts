@@ -3,6 +3,7 @@ import { batch, randomToken } from '../base/index.ts'
 import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
 import type { Database, FreedKey, SendAnswer, SendItem, SendResult } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { gathering } from './gathering.ts'
 import { type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
 
@@ -43,9 +44,7 @@ export function createWriter(options: Options): Writer {
     maxWeight: 1000,
     weigh,
     maxWaiting: 20_000,
-    overloaded: () =>
-      new BrokerError('unavailable', 'The gateway has too many messages waiting to be stored.', { retryAfterS: 1 }),
-    harmless: store.certainlyFailed,
+    ...gathering('The gateway has too many messages waiting to be stored.'),
   })
 
   async function run(calls: readonly Call[]): Promise<(Outcome | Error)[]> {

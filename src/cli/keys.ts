@@ -4,7 +4,15 @@ import { everyPage } from './client.ts'
 import type { Context } from './context.ts'
 import { table } from './output.ts'
 
-type Key = { id: string; name: string; scopes: unknown; expires_at: string | null; key?: string }
+type Key = {
+  id: string
+  name: string
+  scopes: unknown
+  expires_at: string | null
+  rate_limit: string | null
+  key?: string
+}
+type NewKey = { actions: string; queues: string; expiresAt?: string; rateLimit?: string }
 
 export function keysCommand(program: Command, context: Context): void {
   const keys = program.command('keys').description('create, list and revoke API keys')
@@ -15,16 +23,16 @@ export function keysCommand(program: Command, context: Context): void {
     .requiredOption('--actions <list>', 'of send,receive,read,manage')
     .option('--queues <patterns>', 'names or patterns such as orders.*, comma separated', '*')
     .option('--expires-at <time>', 'RFC 3339')
-    .action(
-      async (name: string, options: { actions: string; queues: string; expiresAt?: string }, command: Command) => {
-        const { client, out } = context(command)
-        const scopes = [{ actions: options.actions.split(','), queues: options.queues.split(','), topics: [] }]
-        const body = JSON.stringify({ name, scopes, ...(options.expiresAt ? { expires_at: options.expiresAt } : {}) })
-        const made = await client.json<Key>('POST', '/v1/keys', { body, type: 'application/json' })
-        await out.data(made, () => `${made.key}`)
-        out.note(`This key is shown only now. Its id is ${made.id}.`)
-      },
-    )
+    .option('--rate-limit <rate>', 'requests on each gateway, such as 100/s')
+    .action(async (name: string, options: NewKey, command: Command) => {
+      const { client, out } = context(command)
+      const scopes = [{ actions: options.actions.split(','), queues: options.queues.split(','), topics: [] }]
+      const { expiresAt, rateLimit } = options
+      const body = JSON.stringify({ name, scopes, expires_at: expiresAt, rate_limit: rateLimit })
+      const made = await client.json<Key>('POST', '/v1/keys', { body, type: 'application/json' })
+      await out.data(made, () => `${made.key}`)
+      out.note(`This key is shown only now. Its id is ${made.id}.`)
+    })
   keys
     .command('list')
     .description('every key, without its secret')
@@ -33,8 +41,8 @@ export function keysCommand(program: Command, context: Context): void {
       const found = await everyPage<Key>(client, '/v1/keys')
       await out.data(found, () =>
         table(
-          ['ID', 'NAME', 'SCOPES', 'EXPIRES'],
-          found.map((key) => [key.id, key.name, JSON.stringify(key.scopes), key.expires_at]),
+          ['ID', 'NAME', 'SCOPES', 'EXPIRES', 'RATE LIMIT'],
+          found.map((key) => [key.id, key.name, JSON.stringify(key.scopes), key.expires_at, key.rate_limit]),
         ),
       )
     })

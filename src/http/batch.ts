@@ -60,7 +60,7 @@ const batchRoute = createRoute({
   responses: {
     200: jsonOf(resultsOut, 'What became of each'),
     201: jsonOf(resultsOut, 'All are stored (atomic)'),
-    ...problems(401, 403, 404, 413, 415, 429),
+    ...problems(401, 403, 404, 413, 415),
   },
 })
 

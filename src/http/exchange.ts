@@ -5,7 +5,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Context } from 'hono'
-import { after, monotonicMs, randomToken } from '../base/index.ts'
+import { after, type Budget, monotonicMs, randomToken } from '../base/index.ts'
 import { BrokerError } from '../model/index.ts'
 
 export type Bindings = { incoming: IncomingMessage; outgoing: ServerResponse }
@@ -24,6 +24,11 @@ export type Exchange = {
   startedMs: number
   /** Bytes of the body that were read. */
   bytesIn: number
+  /** Bytes of the budget for bodies that are taken, until `releaseBody`. */
+  reservedBytes: number
+  bodies: Budget
+  /** Of every answer: what is left of the limits on requests. */
+  quota: Record<string, string>
   /** For the log: the queue or the topic, once its name has been checked. */
   queue: string | undefined
   topic: string | undefined
@@ -35,7 +40,14 @@ const nothing = Buffer.alloc(0)
 /** A caller's own id is taken when it is a plain word, so that it can be logged and sent back. */
 const requestIdPattern = /^[A-Za-z0-9._-]{1,64}$/
 
-export function openExchange(context: Context<HttpEnv>, newRequestId: () => string): Exchange {
+/** What all requests of one gateway share. */
+export type Shared = {
+  newRequestId(): string
+  /** Bytes of bodies in flight. */
+  bodies: Budget
+}
+
+export function openExchange(context: Context<HttpEnv>, { newRequestId, bodies }: Shared): Exchange {
   const bindings = bindingsOf(context.env)
   const target = targetOf(context.req.raw, context.env)
   const question = target.indexOf('?')
@@ -49,6 +61,9 @@ export function openExchange(context: Context<HttpEnv>, newRequestId: () => stri
     requestId: '',
     startedMs: monotonicMs(),
     bytesIn: 0,
+    reservedBytes: 0,
+    bodies,
+    quota: {},
     queue: undefined,
     topic: undefined,
   }
@@ -118,9 +133,20 @@ export function hasBody(exchange: Exchange): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
-/** The whole body. Throws body_too_large before reading more than `limit` bytes, and at once when that is announced. */
+/** Whoever asked for the body needs it no longer. */
+export function releaseBody(exchange: Exchange): void {
+  exchange.bodies.give(exchange.reservedBytes)
+  exchange.reservedBytes = 0
+}
+
+/**
+ * The whole body. Throws body_too_large before reading more than `limit` bytes, and at once when that is announced; unavailable
+ * when there are too many bodies in flight, at once when its length is announced. Its bytes count until `releaseBody`.
+ */
 export async function readBody(exchange: Exchange, limit: number): Promise<Buffer> {
-  if (Number(header(exchange, 'content-length') ?? 0) > limit) throw tooLarge(limit)
+  const announcedBytes = Number(header(exchange, 'content-length') ?? 0)
+  if (announcedBytes > limit) throw tooLarge(limit)
+  reserve(exchange, announcedBytes)
   const { incoming, outgoing } = exchange
   if (!incoming || !outgoing) return readStream(exchange, limit)
   // The server leaves `100 Continue` to whoever wants the body, so that a refused body is never sent.
@@ -129,6 +155,15 @@ export async function readBody(exchange: Exchange, limit: number): Promise<Buffe
 }
 
 const expectsContinue = (incoming: IncomingMessage): boolean => incoming.headers.expect !== undefined
+
+/** Whatever of the first `bytes` is not reserved yet. */
+function reserve(exchange: Exchange, bytes: number): void {
+  const more = bytes - exchange.reservedBytes
+  if (more <= 0) return
+  if (!exchange.bodies.take(more))
+    throw new BrokerError('unavailable', 'The gateway has too many request bodies in flight.', { retryAfterS: 1 })
+  exchange.reservedBytes = bytes
+}
 
 const tooLarge = (limit: number): BrokerError =>
   new BrokerError('body_too_large', `The request body is larger than ${limit} bytes.`)
@@ -150,8 +185,13 @@ function readIncoming(exchange: Exchange, incoming: IncomingMessage, limit: numb
     }
     const onData = (chunk: Buffer) => {
       exchange.bytesIn += chunk.length
-      if (exchange.bytesIn > limit) settle(() => reject(tooLarge(limit)))
-      else chunks.push(chunk)
+      try {
+        if (exchange.bytesIn > limit) throw tooLarge(limit)
+        reserve(exchange, exchange.bytesIn)
+        chunks.push(chunk)
+      } catch (error) {
+        settle(() => reject(error))
+      }
     }
     const onEnd = () => settle(() => resolve(join(chunks)))
     const onClose = () =>
@@ -168,9 +208,12 @@ async function readStream(exchange: Exchange, limit: number): Promise<Buffer> {
     const { done, value } = await reader.read()
     if (done) break
     exchange.bytesIn += value.byteLength
-    if (exchange.bytesIn > limit) {
+    try {
+      if (exchange.bytesIn > limit) throw tooLarge(limit)
+      reserve(exchange, exchange.bytesIn)
+    } catch (error) {
       void reader.cancel()
-      throw tooLarge(limit)
+      throw error
     }
     chunks.push(Buffer.from(value))
   }

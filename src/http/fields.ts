@@ -13,8 +13,9 @@ import {
   messageStates,
   namePattern,
   parseDuration,
+  parseRate,
   type Rate,
-  subscriptionLimits,
+  ratePattern,
 } from '../model/index.ts'
 import { parseTime } from './rfc3339.ts'
 
@@ -108,25 +109,6 @@ export const integer = ({ min, max }: Range) =>
     .min(min, `must be at least ${min}`)
     .max(max, `must be at most ${max}`)
 
-const rateUnits = { s: 1000, m: 60_000, h: 3_600_000 } as const
-const rateText = `must be a number from 1 to ${subscriptionLimits.rateCount.max} and a unit, such as 10/s, 600/m, 5000/h`
-
-/** So many in a second, a minute or an hour. */
-export const rate = z
-  .string(rateText)
-  .transform((text, context): Rate => {
-    const [, digits, unit] = /^([1-9]\d{0,5})\/([smh])$/.exec(text) ?? []
-    const count = Number(digits)
-    const { min, max } = subscriptionLimits.rateCount
-    if (count >= min && count <= max) return { count, perMs: rateUnits[unit as keyof typeof rateUnits] }
-    context.addIssue({ code: 'custom', message: rateText })
-    return z.NEVER
-  })
-  .openapi({ type: 'string', pattern: '^[1-9]\\d{0,5}/[smh]$', example: '10/s' })
-
-export const formatRate = ({ count, perMs }: Rate): string =>
-  `${count}/${Object.entries(rateUnits).find(([, ms]) => ms === perMs)?.[0] ?? formatDuration(perMs)}`
-
 /** A whole number in a query string: digits and nothing else. */
 export const integerParam = ({ min, max }: Range, standard?: number) =>
   z
@@ -150,6 +132,21 @@ export const flagParam = z
   .transform((value) => value !== 'false')
   .optional()
   .openapi({ type: 'boolean', default: false })
+
+/** So many in so long; null takes it back. */
+export const rateIn = (most: number) => {
+  const text = `must be a number from 1 to ${most} and a unit, such as 10/s, 600/m, 5000/h`
+  return z
+    .string(text)
+    .transform((given, context): Rate => {
+      const rate = parseRate(given)
+      if (rate && rate.count <= most) return rate
+      context.addIssue({ code: 'custom', message: text })
+      return z.NEVER
+    })
+    .nullish()
+    .openapi({ type: ['string', 'null'], pattern: ratePattern, example: '10/s' })
+}
 
 /** Text that is stored and compared: keys, dedup ids. */
 export const shortText = z
@@ -175,5 +172,6 @@ export const messageState = z.enum(messageStates, `must be one of ${messageState
 /** Shapes of answers, for openapi.yaml and the tests. */
 export const timeOut = z.string().openapi({ format: 'date-time' })
 export const durationOut = z.string().openapi({ example: '30s', description: 'Shortest exact form: 90s, 5m, 500ms.' })
+export const rateOut = z.string().nullable().openapi({ example: '10/s' })
 export const pageOf = <T extends z.ZodType>(item: T) =>
   z.strictObject({ data: z.array(item), next_cursor: z.string().nullable() })

@@ -3,15 +3,26 @@
  * id, every request leaves one log line.
  */
 import { Hono } from 'hono'
-import { monotonicMs } from '../base/index.ts'
+import { budget, monotonicMs } from '../base/index.ts'
 import type { Broker } from '../broker/index.ts'
-import { type Attempt, BrokerError, type Principal } from '../model/index.ts'
+import { type Attempt, BrokerError, type Principal, type Rate } from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import { openApiDocument, printYaml } from './document.ts'
 import type { Endpoint, Site } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
-import { type Exchange, type HttpEnv, hasGone, openExchange, rawPath, requestIds, unreadBody } from './exchange.ts'
+import {
+  type Exchange,
+  type HttpEnv,
+  hasGone,
+  openExchange,
+  rawPath,
+  releaseBody,
+  requestIds,
+  type Shared,
+  unreadBody,
+} from './exchange.ts'
 import { createGate } from './gate.ts'
+import { createLimits } from './limits.ts'
 import { problem } from './problem.ts'
 import { unknownEndpoint } from './unknown.ts'
 
@@ -30,6 +41,11 @@ export type HttpDeps = {
   host: string
   maxBodyBytes: number
   maxWaitMs: number
+  /** Of request bodies that are being read or wait for the broker, together. */
+  maxBodiesInFlightBytes: number
+  /** Requests of all, and of each API key that has no rate of its own; null: any number. */
+  rateLimit: Rate | null
+  rateLimitPerKey: Rate | null
   version: string
   /** Sends one made-up message to a subscription's endpoint now. Absent where nothing is pushed. */
   testWebhook?: (subscription: string) => Promise<Attempt>
@@ -48,7 +64,8 @@ export const openApiYaml = (): string => printYaml(openApiDocument(endpoints))
 export function createHttp(deps: HttpDeps): Http {
   const app = new Hono<HttpEnv>({ getPath: rawPath })
   const gate = createGate(deps)
-  const newRequestId = requestIds()
+  const limits = createLimits(deps)
+  const shared: Shared = { newRequestId: requestIds(), bodies: budget(deps.maxBodiesInFlightBytes) }
   const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks } = deps
   const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook }
 
@@ -59,10 +76,13 @@ export function createHttp(deps: HttpDeps): Http {
     try {
       gate.checkOrigin(exchange)
       principal = await gate.identify(exchange, endpoint.needs)
+      limits.admit(endpoint.needs, principal, exchange.quota)
       answer = await endpoint.handle(exchange, principal, site)
     } catch (thrown) {
       error = thrown
       answer = problem(thrown, exchange.requestId)
+    } finally {
+      releaseBody(exchange)
     }
     deps.log(accessLine(endpoint, exchange, principal, answer, error))
     return respond(exchange, answer)
@@ -71,11 +91,11 @@ export function createHttp(deps: HttpDeps): Http {
   for (const endpoint of endpoints) {
     const { method, path } = endpoint.route
     app.on(method.toUpperCase(), path.replaceAll(/\{(\w+)\}/g, ':$1'), (context) =>
-      serve(endpoint, openExchange(context, newRequestId)),
+      serve(endpoint, openExchange(context, shared)),
     )
   }
   const unknown = unknownEndpoint(app, endpoints)
-  app.notFound((context) => serve(unknown, openExchange(context, newRequestId)))
+  app.notFound((context) => serve(unknown, openExchange(context, shared)))
   return { fetch: app.fetch, app }
 }
 
@@ -85,6 +105,7 @@ async function noWebhooks(): Promise<never> {
 
 function respond(exchange: Exchange, { status, body, headers }: Answer): Response {
   headers['Postern-Request-Id'] = exchange.requestId
+  Object.assign(headers, exchange.quota)
   headers['X-Content-Type-Options'] = 'nosniff'
   headers['Cache-Control'] ??= 'no-store'
   const unread = status >= 400 && typeof body === 'string' ? unreadBody(exchange, status, body) : null

@@ -1,14 +1,15 @@
 /** API keys; only the root key may manage them. A secret is shown once, in the answer that creates it. */
 import { createRoute, z } from '@hono/zod-openapi'
 import { wallMs } from '../base/index.ts'
-import { type ApiKey, actions } from '../model/index.ts'
+import { type ApiKey, actions, formatRate } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
-import { page, pageOf, shortText, time, timeOut } from './fields.ts'
+import { page, pageOf, rateIn, rateOut, shortText, time, timeOut } from './fields.ts'
 import { jsonIn, jsonOf, problems, security } from './route.ts'
 
 const tags = ['keys']
 const most = 100
+const mostRequests = 999_999
 
 const patterns = z
   .array(
@@ -40,6 +41,7 @@ const keyIn = z
       .min(1, 'must not be empty')
       .max(most, `must be at most ${most}`),
     expires_at: time.refine((ms) => ms > wallMs(), 'must be in the future').nullish(),
+    rate_limit: rateIn(mostRequests),
   })
   .openapi('NewKey')
 
@@ -53,6 +55,10 @@ const keyShape = {
   scopes: z.array(scopeOut),
   created_at: timeOut,
   expires_at: timeOut.nullable(),
+  rate_limit: rateOut.openapi({
+    description: 'Requests on each gateway; null: as the setting RATE_LIMIT_PER_KEY says.',
+    example: '100/s',
+  }),
 }
 const keyOut = z.strictObject(keyShape).openapi('Key')
 const createdOut = z
@@ -71,11 +77,12 @@ const createRouteOfKeys = createRoute({
 })
 
 const create = endpoint(createRouteOfKeys, 'root', async ({ broker, json: readBody }) => {
-  const { name, scopes, expires_at: expiresAt } = await readBody()
+  const { name, scopes, expires_at: expiresAt, rate_limit: rate } = await readBody()
   const { secret, ...key } = await broker.admin.createKey({
     name,
     scopes,
     expiresAt: expiresAt == null ? null : new Date(expiresAt),
+    rate: rate ?? null,
   })
   return json(201, { ...keyJson(key), key: secret })
 })
@@ -120,4 +127,5 @@ const keyJson = (key: ApiKey): z.input<typeof keyOut> => ({
   scopes: key.scopes.map(({ actions, queues, topics }) => ({ actions, queues, topics })),
   created_at: key.createdAt.toISOString(),
   expires_at: key.expiresAt?.toISOString() ?? null,
+  rate_limit: key.rate && formatRate(key.rate),
 })

@@ -3,9 +3,9 @@
  * lower-case names, and handed out as the same bytes.
  */
 import { isUtf8 } from 'node:buffer'
-import { type FieldError, type Headers, messageLimits } from '../model/index.ts'
+import { type FieldError, type Headers, invalid, messageLimits } from '../model/index.ts'
 import { type Exchange, header, headersAfter } from './exchange.ts'
-import { isWellFormed } from './fields.ts'
+import { isWellFormed, shortText } from './fields.ts'
 
 const namePattern = /^[!#$%&'*+.^_`|~0-9a-z-]{1,255}$/
 /** What would end or split a header line. A tab is allowed (RFC 9110, 5.5). */
@@ -58,6 +58,15 @@ export function headersOf(exchange: Exchange): Checked {
     found.map(([name, value]) => [name, headerText(value)] as const),
     (name) => `header/${prefix}${name ?? '*'}`,
   )
+}
+
+/** The Idempotency-Key header, checked. */
+export function idempotencyKey(exchange: Exchange): string | null {
+  const given = header(exchange, 'idempotency-key')
+  if (given === undefined) return null
+  const checked = shortText.safeParse(headerText(given))
+  if (!checked.success) throw invalid('header/idempotency-key', checked.error.issues[0]?.message ?? 'is not valid')
+  return checked.data
 }
 
 /** The request's trace context, as message headers; null without a valid one. */

@@ -3,7 +3,7 @@ import { z } from '@hono/zod-openapi'
 import { invalid, limits, type NewMessage } from '../model/index.ts'
 import { type Exchange, header, readBody } from './exchange.ts'
 import { durationParam, integerParam, refuse, shortText, time } from './fields.ts'
-import { headersOf, headerText, traceOf, withTrace } from './message_headers.ts'
+import { headersOf, headerText, idempotencyKey, traceOf, withTrace } from './message_headers.ts'
 import {
   contentTypeError,
   type MessageOptions,
@@ -64,11 +64,9 @@ function describe(exchange: Exchange, query: MessageOptions): NewMessage {
 }
 
 function dedupId(exchange: Exchange, inQuery: string | undefined): string | undefined {
-  const given = header(exchange, 'idempotency-key')
-  if (given === undefined) return inQuery
-  const checked = shortText.safeParse(headerText(given))
-  if (!checked.success) throw invalid('header/idempotency-key', checked.error.issues[0]?.message ?? 'is not valid')
-  if (inQuery !== undefined && inQuery !== checked.data)
+  const given = idempotencyKey(exchange)
+  if (given === null) return inQuery
+  if (inQuery !== undefined && inQuery !== given)
     throw invalid('header/idempotency-key', 'differs from the dedup_id of the query: give one of them')
-  return checked.data
+  return given
 }

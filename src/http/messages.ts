@@ -25,7 +25,7 @@ const sendRoute = createRoute({
   responses: {
     200: jsonOf(duplicateOut, 'A message with this dedup_id was sent before'),
     201: { ...jsonOf(sentOut, 'Stored'), headers: z.object({ Location: z.string() }) },
-    ...problems(401, 403, 404, 413, 429),
+    ...problems(401, 403, 404, 413),
   },
 })
 

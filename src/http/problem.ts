@@ -33,6 +33,7 @@ const table = {
   invalid_value: { status: 422, title: 'Invalid value' },
   invalid_receipt: { status: 422, title: 'Invalid receipt' },
   queue_full: { status: 429, title: 'Queue full' },
+  rate_limited: { status: 429, title: 'Rate limited' },
   unavailable: { status: 503, title: 'Unavailable' },
   internal: { status: 500, title: 'Internal error' },
 } as const satisfies Record<Code, { status: number; title: string }>

@@ -33,7 +33,7 @@ const publishRoute = createRoute({
   responses: {
     200: jsonOf(duplicateOut, 'A message with this dedup_id was published before'),
     202: jsonOf(publishedOut, 'Published'),
-    ...problems(401, 403, 404, 413, 429),
+    ...problems(401, 403, 404, 413),
   },
 })
 

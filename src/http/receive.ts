@@ -1,12 +1,12 @@
 /** Receiving: one message or many, at once or by a long poll, and nothing left leased to a client that has gone. */
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Broker, Received } from '../broker/index.ts'
-import { type Delivery, formatDuration, invalid, limits } from '../model/index.ts'
+import { type Delivery, formatDuration, invalid, limits, type Principal } from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
 import { type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
-import { durationParam, flagParam, integerParam } from './fields.ts'
-import { headerBytes, headersToSend } from './message_headers.ts'
+import { durationParam, flagParam, integerParam, shortText } from './fields.ts'
+import { headerBytes, headersToSend, idempotencyKey } from './message_headers.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
 import { problems, queueParam, security } from './route.ts'
 
@@ -19,6 +19,12 @@ export const waitParam = durationParam({ min: 0, max: DAY_MS })
 export const leaseParam = durationParam(limits.leaseMs)
   .optional()
   .openapi({ description: "1s to 12h; without it, the queue's." })
+export const retryHeaders = z.object({
+  'Idempotency-Key': shortText.optional().openapi({
+    description:
+      'New for every receive and the same for its retries, which get what is still leased by the first, with the same receipts, until those leases end.',
+  }),
+})
 export const countParam = integerParam({ min: 1, max: 1000 }, 1).optional()
 
 const receiveRoute = createRoute({
@@ -30,6 +36,7 @@ const receiveRoute = createRoute({
   security,
   request: {
     params: queueParam,
+    headers: retryHeaders,
     query: z.strictObject({
       max: countParam,
       wait: waitParam,
@@ -68,11 +75,12 @@ const receive = endpoint(receiveRoute, 'receive', async (call) => {
 
 export const receiveEndpoints: readonly Endpoint[] = [receive]
 
+type Taking = { broker: Broker; exchange: Exchange; principal: Principal | null; maxWaitMs: number }
 type Wanted = { max?: number | undefined; wait?: number | undefined; lease?: number | undefined }
 
 /** Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long. */
 export async function take(
-  { broker, exchange, maxWaitMs }: { broker: Broker; exchange: Exchange; maxWaitMs: number },
+  { broker, exchange, principal, maxWaitMs }: Taking,
   queue: string,
   { max, wait, lease }: Wanted,
 ): Promise<Delivery[]> {
@@ -83,9 +91,16 @@ export async function take(
     waitMs: wait ?? 0,
     leaseMs: lease ?? null,
     signal: hangUp(exchange),
+    retryKey: retryKeyOf(exchange, principal),
   })
   if (received.messages.length > 0) guard(exchange, received)
   return received.messages
+}
+
+/** Two callers may use the same key. */
+export function retryKeyOf(exchange: Exchange, principal: Principal | null): string | null {
+  const key = idempotencyKey(exchange)
+  return key === null ? null : `${principal?.id} ${key}`
 }
 
 export function checkWait(wait: number | undefined, maxWaitMs: number): void {

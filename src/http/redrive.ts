@@ -5,13 +5,14 @@ import {
   BrokerError,
   everyLetter,
   type Principal,
+  subscriptionLimits,
   type Task,
   taskLimits,
   taskStates,
 } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { type Endpoint, endpoint, forbidden, permits, type Site } from './endpoint.ts'
-import { integer, name, rate, timeOut } from './fields.ts'
+import { integer, name, rateIn, timeOut } from './fields.ts'
 import { letterFilterIn } from './letter_filter.ts'
 import { jsonIn, jsonOf, objectOf, problems, queueParam, security } from './route.ts'
 
@@ -25,7 +26,7 @@ const redriveIn = objectOf(
     }),
     filter: letterFilterIn.optional(),
     limit: integer(taskLimits.letters).nullish().openapi({ description: 'At most so many letters.' }),
-    rate: rate.nullish().openapi({ type: ['string', 'null'], description: 'At most so many letters in that time.' }),
+    rate: rateIn(subscriptionLimits.rateCount.max).openapi({ description: 'At most so many letters in that time.' }),
     dry_run: z.boolean('must be true or false').optional().openapi({ default: false, description: 'Only count.' }),
   },
   'must be an object with to, filter, limit, rate, dry_run',

@@ -30,25 +30,26 @@ const reasons = {
   413: 'The body is too large',
   415: 'The body is of a type that is not taken here',
   422: 'A value is invalid; `errors` names it',
-  429: 'The queue is full; retry after Retry-After seconds',
+  429: 'The queue is full, or there are too many requests; retry after Retry-After seconds',
   500: 'Our fault; the log has more under the same request id',
-  503: 'The database is out of reach or overloaded; retry after Retry-After seconds',
+  503: 'The database is out of reach, or the gateway overloaded; retry after Retry-After seconds',
 } as const
 
 type ProblemStatus = keyof typeof reasons
 type ProblemAnswer = { description: string; content: { 'application/problem+json': { schema: typeof problemOut } } }
 
-/** Declares refusals. Every endpoint may also answer 400, 422, 500 and 503. */
-export function problems<Status extends ProblemStatus>(
-  ...statuses: Status[]
-): Record<Status | 400 | 422 | 500 | 503, ProblemAnswer> {
-  const all = [400, 422, 500, 503, ...statuses] as ProblemStatus[]
+const common = [400, 422, 429, 500, 503] as const
+type Common = (typeof common)[number]
+
+/** Declares refusals. Every endpoint may also answer 400, 422, 429, 500 and 503. */
+export function problems<Status extends ProblemStatus>(...statuses: Status[]): Record<Status | Common, ProblemAnswer> {
+  const all = [...common, ...statuses] as ProblemStatus[]
   return Object.fromEntries(
     all.map((status) => [
       status,
       { description: reasons[status], content: { 'application/problem+json': { schema: problemOut } } },
     ]),
-  ) as Record<Status | 400 | 422 | 500 | 503, ProblemAnswer>
+  ) as Record<Status | Common, ProblemAnswer>
 }
 
 export const jsonOf = <S extends z.ZodType>(schema: S, description: string) => ({

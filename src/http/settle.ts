@@ -14,7 +14,7 @@ import { json } from './answer.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
 import { duration, isWellFormed, refuse, timeOut } from './fields.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
-import { checkWait, countParam, leaseParam, take, waitParam } from './receive.ts'
+import { checkWait, countParam, leaseParam, retryHeaders, retryKeyOf, take, waitParam } from './receive.ts'
 import { jsonIn, jsonOf, problems, queueParam, security } from './route.ts'
 
 const mostReceipts = 1000
@@ -60,6 +60,7 @@ const settleRoute = createRoute({
   security,
   request: {
     params: queueParam,
+    headers: retryHeaders,
     query: z.strictObject({
       receive: countParam.openapi({ description: 'Fetch up to so many messages. Without it, none.' }),
       wait: waitParam,
@@ -88,8 +89,9 @@ export const mayReceive = (principal: Principal | null, queue: string): boolean 
   principal !== null && allows(principal, 'receive', 'queues', queue)
 
 /** Before anything is settled, so that a 422 means that nothing was done. */
-function checkReceive({ query, maxWaitMs }: Call<typeof settleRoute>): void {
+function checkReceive({ exchange, principal, query, maxWaitMs }: Call<typeof settleRoute>): void {
   checkWait(query.wait, maxWaitMs)
+  retryKeyOf(exchange, principal)
   if (query.receive !== undefined) return
   const lonely = (['wait', 'lease'] as const).filter((name) => query[name] !== undefined)
   if (lonely.length > 0)

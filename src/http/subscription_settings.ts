@@ -5,6 +5,7 @@ import {
   configuredHeaderError,
   defaultRetry,
   formatDuration,
+  formatRate,
   type Headers,
   messageLimits,
   type Retry,
@@ -14,7 +15,7 @@ import {
   subscriptionLimits,
   urlError,
 } from '../model/index.ts'
-import { duration, durationOut, formatRate, integer, name, rate, shortText, timeOut } from './fields.ts'
+import { duration, durationOut, integer, name, rateIn, rateOut, shortText, timeOut } from './fields.ts'
 import { filterIn, filterOut, patternIn, patternOut, textWithout } from './interest.ts'
 import { countsOut } from './queue_settings.ts'
 import { objectOf } from './route.ts'
@@ -68,6 +69,8 @@ function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssu
     errors.push({ path: [], detail: `must be at most ${messageLimits.headerBytes} bytes in total` })
   return { checked, errors }
 }
+
+const rate = rateIn(subscriptionLimits.rateCount.max)
 
 const wait = duration(subscriptionLimits.waitMs)
 const { min: minFactor, max: maxFactor } = subscriptionLimits.factor
@@ -206,7 +209,7 @@ const shape = {
   headers: z.record(z.string(), z.string()),
   timeout: durationOut,
   concurrency: z.int(),
-  rate: z.string().nullable().openapi({ example: '10/s' }),
+  rate: rateOut,
   retry: retryOut,
   max_attempts: z.int().nullable(),
   status: z.enum(['enabled', 'disabled']),

@@ -1,4 +1,5 @@
 /** API keys and what they may do. */
+import type { Rate } from './rate.ts'
 
 export const actions = ['send', 'receive', 'read', 'manage'] as const
 export type Action = (typeof actions)[number]
@@ -6,12 +7,14 @@ export type Action = (typeof actions)[number]
 /** Names are patterns in which `*` stands for any run of characters: `orders.*`, `*`. */
 export type Scope = { actions: Action[]; queues: string[]; topics: string[] }
 
-/** Who is calling. `root` may do everything, keys included. */
-export type Principal = { id: string; root: boolean; scopes: readonly Scope[] }
+/** Who is calling. `root` may do everything, keys included. `rate`: how many requests; null: as many as any key. */
+export type Principal = { id: string; root: boolean; scopes: readonly Scope[]; rate: Rate | null }
 
-export type ApiKey = { id: string; name: string; scopes: Scope[]; createdAt: Date; expiresAt: Date | null }
+/** What a caller says of a new key. */
+export type NewKey = { name: string; scopes: Scope[]; expiresAt: Date | null; rate: Rate | null }
+export type ApiKey = NewKey & { id: string; createdAt: Date }
 
-export const rootPrincipal: Principal = { id: 'root', root: true, scopes: [] }
+export const rootPrincipal: Principal = { id: 'root', root: true, scopes: [], rate: null }
 
 /** Whether a name matches a pattern in which `*` stands for any run of characters. Linear in both lengths. */
 export function nameMatches(pattern: string, name: string): boolean {

@@ -30,6 +30,7 @@ export const codes = [
   'invalid_value',
   'invalid_receipt',
   'queue_full',
+  'rate_limited',
   'unavailable',
   'internal',
 ] as const
@@ -43,7 +44,7 @@ export type FieldError = { pointer: string; detail: string }
 export class BrokerError extends Error {
   readonly code: Code
   readonly errors: readonly FieldError[]
-  /** Seconds after which a retry is worth it, for `unavailable` and `queue_full`. */
+  /** Seconds after which a retry is worth it, for `unavailable`, `queue_full` and `rate_limited`. */
   readonly retryAfterS: number | undefined
 
   constructor(

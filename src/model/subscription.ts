@@ -1,5 +1,6 @@
 /** Webhook subscriptions: where to deliver, how hard to try, and how the endpoint has been doing. */
 import type { Headers } from './message.ts'
+import type { Rate } from './rate.ts'
 import type { Interest } from './topic.ts'
 
 export const subscriptionFormats = ['raw', 'cloudevents', 'envelope'] as const
@@ -12,9 +13,6 @@ export type Retry =
   /** base · factor^(attempt − 1), at most max. */
   | { kind: 'backoff'; baseMs: number; maxMs: number; factor: number }
 
-/** `count` deliveries in `perMs` milliseconds, evenly spaced. */
-export type Rate = { count: number; perMs: number }
-
 export type SubscriptionSettings = {
   name: string | null
   url: string
@@ -25,6 +23,7 @@ export type SubscriptionSettings = {
   timeoutMs: number
   /** Deliveries under way at once, over all gateways. */
   concurrency: number
+  /** Deliveries, evenly spaced. */
   rate: Rate | null
   retry: Retry
   /** null: one more than the schedule has waits; 10 with a backoff. On a queue, the queue's own limit holds as well. */

@@ -1,6 +1,6 @@
 /** Work on many messages that goes on after its request was answered, whichever gateway does it. */
 import type { LetterFilter } from './letter.ts'
-import type { Rate } from './subscription.ts'
+import type { Rate } from './rate.ts'
 
 export const taskStates = ['running', 'done', 'cancelled', 'failed'] as const
 export type TaskState = (typeof taskStates)[number]

@@ -38,6 +38,7 @@ export function createGathered({ broker, log }: Options): Gathered {
       maxWeight: 500,
       weigh: () => 1,
       maxWaiting: 100_000,
+      maxWaitMs: 10_000,
       overloaded: () => new BrokerError('unavailable', 'Too many webhooks wait to be settled.', { retryAfterS: 1 }),
       harmless: () => false,
     },

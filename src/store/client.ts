@@ -4,8 +4,9 @@
  * believes statistics (the tables are empty and huge in turns), and everything else wants the ordinary one.
  */
 import postgres from 'postgres'
-import { after } from '../base/index.ts'
+import { after, type Timer } from '../base/index.ts'
 import { BrokerError } from '../model/index.ts'
+import { createHearing, type Hearing } from './hearing.ts'
 
 export type Sql = postgres.Sql<{ int8: number }>
 
@@ -47,60 +48,120 @@ const hotSettings = {
 
 const hotDeadlineMs = 10_000
 const calmDeadlineMs = 30_000
+const probeDeadlineMs = 3_000
+/** Statements of one pool that run or wait for a connection. Those with bodies are far fewer: see the broker's batches. */
+const mostPending = 1_000
 const togetherText = `/* bound the transaction */ select set_config('lock_timeout', '2s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
 
 export function connect(options: ConnectOptions): Database {
   const calmSize = Math.max(1, Math.min(4, Math.floor(options.pool / 3)))
-  const hot = open(options, Math.max(1, options.pool - calmSize), { ...hotSettings, statement_timeout: hotDeadlineMs })
-  const calm = open(options, calmSize, {
-    statement_timeout: calmDeadlineMs,
-    idle_in_transaction_session_timeout: 10_000,
+  const hearing = createHearing({
+    async probe() {
+      const sql = open(options, 1, {})
+      try {
+        await within(sql.unsafe('/* probe */ select 1', [], { prepare: false }), probeDeadlineMs)
+      } catch (error) {
+        // That it has no room for one more connection is an answer too.
+        if (!isServers(error)) throw error
+      } finally {
+        void sql.end({ timeout: 0 })
+      }
+    },
+    fellSilent() {
+      hot.renew()
+      calm.renew()
+    },
   })
+  const hotSize = Math.max(1, options.pool - calmSize)
+  const hot = pool(() => open(options, hotSize, { ...hotSettings, statement_timeout: hotDeadlineMs }), {
+    deadlineMs: hotDeadlineMs,
+    hearing,
+  })
+  const calmLimits = { statement_timeout: calmDeadlineMs, idle_in_transaction_session_timeout: 10_000 }
+  const calm = pool(() => open(options, calmSize, calmLimits), { deadlineMs: calmDeadlineMs, hearing })
 
   const runner =
-    (sql: Sql, deadlineMs: number) =>
+    ({ run }: Pool) =>
     <Row>(text: string, parameters: readonly Parameter[]): Promise<Row[]> =>
-      answered(sql.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>, deadlineMs)
+      run((sql) => sql.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>)
 
   const queryOf =
     (tx: postgres.TransactionSql<{ int8: number }>) =>
     <Row>(text: string, parameters: readonly Parameter[]): Promise<Row[]> =>
       tx.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>
-  const within = (tx: postgres.TransactionSql<{ int8: number }>): Database => ({
+  const inside = (tx: postgres.TransactionSql<{ int8: number }>): Database => ({
     hot: queryOf(tx),
     calm: queryOf(tx),
     transaction: <T>(run: (query: ReturnType<typeof queryOf>) => Promise<T>) =>
       told(tx.savepoint((part) => run(queryOf(part))) as Promise<T>),
     together: <T>(run: (inside: Database) => Promise<T>) =>
-      told(tx.savepoint((part) => run(within(part))) as Promise<T>),
+      told(tx.savepoint((part) => run(inside(part))) as Promise<T>),
     close: async () => {},
   })
 
   return {
-    hot: runner(hot, hotDeadlineMs),
-    calm: (text, parameters) => again(() => runner(calm, calmDeadlineMs)(text, parameters)) as Promise<never>,
+    hot: runner(hot),
+    calm: (text, parameters) => again(() => runner(calm)(text, parameters)) as Promise<never>,
     transaction: <T>(
       run: (query: <Row>(text: string, parameters: readonly Parameter[]) => Promise<Row[]>) => Promise<T>,
     ) =>
       again(() =>
-        answered(
-          calm.begin((tx) =>
-            run(async (text, parameters) => [...(await tx.unsafe(text, [...parameters]))] as never),
-          ) as Promise<T>,
-          calmDeadlineMs,
+        calm.run(
+          (sql) =>
+            sql.begin((tx) =>
+              run(async (text, parameters) => [...(await tx.unsafe(text, [...parameters]))] as never),
+            ) as Promise<T>,
         ),
       ),
     together: <T>(run: (inside: Database) => Promise<T>) =>
-      answered(
-        hot.begin(async (tx) => {
-          await tx.unsafe(togetherText)
-          return await run(within(tx))
-        }) as Promise<T>,
+      hot.run(
+        (sql) =>
+          sql.begin(async (tx) => {
+            await tx.unsafe(togetherText)
+            return await run(inside(tx))
+          }) as Promise<T>,
         calmDeadlineMs,
       ),
     close: async () => {
-      await Promise.all([hot.end({ timeout: 5 }), calm.end({ timeout: 5 })])
+      hearing.close()
+      await Promise.all([hot.end(), calm.end()])
     },
+  }
+}
+
+type Pool = {
+  run<T>(start: (sql: Sql) => Promise<T>, deadlineMs?: number): Promise<T>
+  /** New connections; what still hangs on the old ones has failed. */
+  renew(): void
+  end(): Promise<void>
+}
+
+/** Waits for statements, but not for ever (the driver has no such limit of its own), and lets only so many wait. */
+function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs: number; hearing: Hearing }): Pool {
+  let sql = make()
+  let pending = 0
+
+  async function run<T>(start: (sql: Sql) => Promise<T>, deadlineMs = standardMs): Promise<T> {
+    if (hearing.silent()) throw away('The database does not answer.')
+    if (pending >= mostPending) throw away('Too many statements wait for the database.')
+    pending++
+    const { answered, over } = hearing.asked()
+    const statement = start(sql)
+    statement.then(answered, (error: unknown) => (isServers(error) ? answered() : over())).finally(() => pending--)
+    try {
+      return await told(within(statement, deadlineMs + 1000))
+    } catch (error) {
+      throw error === late ? away('The database did not answer in time.') : error
+    }
+  }
+
+  return {
+    run,
+    renew() {
+      void sql.end({ timeout: 0 })
+      sql = make()
+    },
+    end: () => sql.end({ timeout: 5 }),
   }
 }
 
@@ -132,24 +193,9 @@ async function again<T>(run: () => Promise<T>): Promise<T> {
       return await run()
     } catch (error) {
       const cause = error instanceof BrokerError ? error.cause : error
-      const undone = cause instanceof Error && 'code' in cause && String(cause.code).startsWith('40')
+      const undone = codeOf(cause)?.startsWith('40') === true
       if (left === 0 || !undone) throw error
     }
-  }
-}
-
-/** Waits for a statement, but not for ever: the driver has no such limit of its own. */
-async function answered<T>(statement: Promise<T>, deadlineMs: number): Promise<T> {
-  let timer: { cancel(): void } | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = after(deadlineMs + 1000, () =>
-      reject(new BrokerError('unavailable', 'The database did not answer in time.', { retryAfterS: 1 })),
-    )
-  })
-  try {
-    return await told(Promise.race([statement, late]))
-  } finally {
-    timer?.cancel()
   }
 }
 
@@ -157,27 +203,41 @@ async function told<T>(statement: Promise<T>): Promise<T> {
   try {
     return await statement
   } catch (error) {
-    throw isAway(error)
-      ? new BrokerError('unavailable', 'The database is not available.', { retryAfterS: 1, cause: error })
-      : error
+    throw isAway(error) ? away('The database is not available.', error) : error
   }
 }
+
+const late = new Error('No answer in time.')
+
+async function within<T>(statement: Promise<T>, ms: number): Promise<T> {
+  let timer: Timer | undefined
+  const deadline = new Promise<never>((_, reject) => {
+    timer = after(ms, () => reject(late))
+  })
+  return await Promise.race([statement, deadline]).finally(() => timer?.cancel())
+}
+
+const away = (detail: string, cause?: unknown): BrokerError =>
+  new BrokerError('unavailable', detail, { retryAfterS: 1, cause })
+
+const isServers = (error: unknown): boolean => error instanceof Error && error.name === 'PostgresError'
+
+const codeOf = (error: unknown): string | null =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null
 
 /** SQLSTATE classes and driver codes that mean "not now": connection, resources, operator intervention, conflicts. */
 const awayStates = /^(08|53|57|40|25006$|55P03$)/
 const awayCodes = new Set(['CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED', 'CONNECT_TIMEOUT'])
 
 function isAway(error: unknown): boolean {
-  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return false
-  return awayCodes.has(error.code) || /^E[A-Z]+$/.test(error.code) || awayStates.test(error.code)
+  const code = codeOf(error)
+  return code !== null && (awayCodes.has(code) || /^E[A-Z]+$/.test(code) || awayStates.test(code))
 }
 
 /** Whether the statement certainly did nothing: the server itself said no. A broken connection leaves it open. */
 export function certainlyFailed(error: unknown): boolean {
   const cause = error instanceof BrokerError ? error.cause : error
-  return (
-    cause instanceof Error && cause.name === 'PostgresError' && 'code' in cause && !String(cause.code).startsWith('57')
-  )
+  return isServers(cause) && codeOf(cause)?.startsWith('57') === false
 }
 
 /** An array parameter of numbers; cast it in the statement. */

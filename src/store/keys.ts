@@ -1,6 +1,6 @@
 /** API keys, of which only the hash is kept, and the secrets that all gateways share. */
 import { randomBytes } from 'node:crypto'
-import type { ApiKey, Scope } from '../model/index.ts'
+import type { ApiKey, NewKey, Scope } from '../model/index.ts'
 import type { Database } from './client.ts'
 
 type KeyRow = {
@@ -10,17 +10,23 @@ type KeyRow = {
   scopes: Scope[]
   created_at: Date
   expires_at: Date | null
-  expired: boolean
+  rate_count: number | null
+  rate_per_ms: number | null
 }
 
-export async function insertKey(
-  db: Database,
-  key: { id: string; name: string; hash: Buffer; scopes: readonly Scope[]; expiresAt: Date | null },
-): Promise<ApiKey> {
+export async function insertKey(db: Database, key: NewKey & { id: string; hash: Buffer }): Promise<ApiKey> {
   const [row] = await db.calm<KeyRow>(
-    `/* insert key */ insert into postern.api_keys (id, name, hash, scopes, expires_at) values ($1, $2, $3::bytea, $4::text::jsonb, $5::timestamptz)
-      returning *, false as expired`,
-    [key.id, key.name, key.hash, JSON.stringify(key.scopes), key.expiresAt],
+    `/* insert key */ insert into postern.api_keys (id, name, hash, scopes, expires_at, rate_count, rate_per_ms)
+      values ($1, $2, $3::bytea, $4::text::jsonb, $5::timestamptz, $6::int, $7::bigint) returning *`,
+    [
+      key.id,
+      key.name,
+      key.hash,
+      JSON.stringify(key.scopes),
+      key.expiresAt,
+      key.rate?.count ?? null,
+      key.rate?.perMs ?? null,
+    ],
   )
   if (!row) throw new Error('insert key: no row')
   return keyFrom(row)
@@ -69,4 +75,5 @@ const keyFrom = (row: KeyRow): ApiKey => ({
   scopes: row.scopes,
   createdAt: row.created_at,
   expiresAt: row.expires_at,
+  rate: row.rate_count === null || row.rate_per_ms === null ? null : { count: row.rate_count, perMs: row.rate_per_ms },
 })

@@ -1,4 +1,5 @@
 /** Leasing: one statement for all receivers of all queues that gathered while the last one ran. */
+import { claiming, type LeaseClaim } from './claim.ts'
 import { type Database, numbers } from './client.ts'
 import { fence } from './fence.ts'
 import { bodyOf, bytesOf } from './log.ts'
@@ -41,7 +42,7 @@ export type LeasedRow = {
  * A paused queue gives nothing; one with max_leased at most its room; a subscription that this gateway does not own, or that is
  * disabled, nothing. Rows come in no order.
  */
-const leasing = (name: string, isOpen: string): string => `/* ${name} */
+const leasing = (name: string, isOpen: string, claim = '', kept = 't'): string => `/* ${name} */
 with s as materialized (
   select r.*, k.max_attempts, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
   from unnest($1::int[], $2::int[], $3::int[], $4::int[], $10::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, fence, slot)
@@ -58,12 +59,12 @@ c as materialized (
 t as materialized (
   select * from (select c.*, row_number() over () as nth, sum(coalesce(bytes, 0)) over (rows unbounded preceding) as running from c) y
   where nth = 1 or running <= $9::bigint),
-l as (
+${claim}l as (
   insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from t group by queue_id, lane),
+  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from ${kept} group by queue_id, lane),
 u as (
 update postern.messages m set lease_token = $7::bigint, leased_until = now() + $8::int * interval '1 ms', attempts = m.attempts + 1
-where m.ctid = any (array(select tid from t))
+where m.ctid = any (array(select tid from ${kept}))
 returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
   m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
@@ -72,17 +73,26 @@ returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.ke
 const leaseText = `${leasing('lease', 'r.fence = 0 and $11::text is not null')}
 select * from u`
 
+const rowWithoutLane = `r.queue_id${', null'.repeat(14)}`
+
 /** A queue whose fence is closed answers with a row without a lane: that nothing came says nothing about what is there. */
 const fencedLeaseText = `${leasing('lease for subscriptions', fence('r.fence', '$11::text'))}
 select * from u
 union all
-select r.queue_id, null, null, null, null, null, null, null, null, null, null, null, null, null, null from unnest($1::int[], $10::int[]) r(queue_id, fence)
+select ${rowWithoutLane} from unnest($1::int[], $10::int[]) r(queue_id, fence)
 where not ${fence('r.fence', '$11::text')}`
+
+/** A claim that somebody else has is answered with a row without a lane: nothing was leased, whatever is there. */
+const claimedLeaseText = `${leasing('lease for a request', 'r.fence = 0 and $11::text is not null', claiming('$12::bytea', '$13::bigint'), 'kept')}
+select * from u
+union all
+select ${rowWithoutLane} from unnest($1::int[]) r(queue_id)
+where exists (select 1 from t) and not exists (select 1 from claim)`
 
 /**
  * Leases messages under `token`, which must be new, for `leaseMs`. Rows that came out are leased, and are so even when
  * `expired` or `exhausted`: bury those. Sorted by queue (as asked), lane and position. `closed`: queues of requests whose fence
- * is closed.
+ * is closed, or whose `claim` (of the only request) somebody else has.
  */
 export async function lease(
   db: Database,
@@ -91,6 +101,7 @@ export async function lease(
   leaseMs: number,
   maxBytes: number,
   gateway: string,
+  claim: LeaseClaim | null = null,
 ): Promise<{ rows: LeasedRow[]; closed: Set<number> }> {
   const lanes = requests.flatMap((request) => request.lanes)
   let next = 1
@@ -100,7 +111,7 @@ export async function lease(
     return first
   })
   const fenced = requests.some((request) => request.fence !== 0)
-  const answered = await db.hot<LeasedRow>(fenced ? fencedLeaseText : leaseText, [
+  const answered = await db.hot<LeasedRow>(claim ? claimedLeaseText : fenced ? fencedLeaseText : leaseText, [
     numbers(requests.map((request) => request.queueId)),
     numbers(requests.map((request) => request.limit)),
     numbers(from),
@@ -112,6 +123,7 @@ export async function lease(
     maxBytes,
     numbers(requests.map((request) => request.fence)),
     gateway,
+    ...(claim ? [claim.hash, claim.token] : []),
   ])
   const rows = answered.filter((row) => row.lane !== null)
   const closed = new Set(answered.filter((row) => row.lane === null).map((row) => row.queue_id))

@@ -163,6 +163,22 @@ export const leases = postern.table(
   ],
 )
 
+/** Receives with an Idempotency-Key, and what they leased: a retry is answered with what of it is still leased under the token. */
+export const receiveRequests = postern.table(
+  'receive_requests',
+  {
+    queueId: integer('queue_id').notNull(),
+    /** SHA-256 of who asked and the key. */
+    hash: bytea('hash').notNull(),
+    token: whole('token').notNull(),
+    lanes: smallint('lanes').array().notNull(),
+    positions: bigint('positions', { mode: 'number' }).array().notNull(),
+    /** The end of the leases, unless they were extended. */
+    expiresAt: instant('expires_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.queueId, t.hash] }), index('receive_requests_expires').on(t.expiresAt)],
+)
+
 export const dead = postern.table(
   'dead',
   {
@@ -209,6 +225,9 @@ export const apiKeys = postern.table('api_keys', {
   scopes: jsonb('scopes').$type<{ actions: string[]; queues: string[]; topics: string[] }[]>().notNull(),
   createdAt: instant('created_at').notNull().defaultNow(),
   expiresAt: instant('expires_at'),
+  /** Requests; none: the gateway's setting. */
+  rateCount: integer('rate_count'),
+  ratePerMs: whole('rate_per_ms'),
 })
 
 /** Secrets that all gateways share, such as the one under receipts. */

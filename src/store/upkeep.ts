@@ -1,4 +1,5 @@
 /** What is done by no caller: due messages, ended leases, ended lives, and what deleted queues left behind. Many gateways at once. */
+import { liveLease } from './claim.ts'
 import { type Database, numbers } from './client.ts'
 import { type MovedRow, movedColumns, route } from './move.ts'
 
@@ -127,15 +128,19 @@ export async function retire(
   }
 }
 
-/** Dedup ids and rates whose time is over, a few thousand at a time. Indexes `dedup_expires` and `rates_at`. */
+/** Dedup ids, requests and rates whose time is over, a few thousand at a time. Indexes `dedup_expires`, `receive_requests_expires` and `rates_at`. */
 const forgetText = `/* forget */
 with d as (
   delete from postern.dedup where ctid = any (array(
     select ctid from postern.dedup where expires_at <= now() order by expires_at limit $1::int for update skip locked)) returning 1),
 r as (
   delete from postern.rates where ctid = any (array(
-    select ctid from postern.rates where at < now() - interval '2 minutes' order by at limit $1::int for update skip locked)) returning 1)
-select (select count(*) from d)::int + (select count(*) from r)::int as n`
+    select ctid from postern.rates where at < now() - interval '2 minutes' order by at limit $1::int for update skip locked)) returning 1),
+q as (
+  delete from postern.receive_requests where ctid = any (array(
+    select ctid from postern.receive_requests r where r.expires_at <= now() and not ${liveLease('r')}
+    order by r.expires_at limit $1::int for update skip locked)) returning 1)
+select (select count(*) from d)::int + (select count(*) from r)::int + (select count(*) from q)::int as n`
 
 export async function forget(db: Database, limit: number): Promise<number> {
   const [row] = await db.hot<{ n: number }>(forgetText, [limit])

@@ -25,7 +25,16 @@ export async function brokersOn(count: number, pool = 6): Promise<Bench> {
 }
 
 export const brokerOn = (databaseUrl: string, pool = 6, more: Partial<BrokerOptions> = {}): Broker =>
-  createBroker({ databaseUrl, listenUrl: null, pool, prepare: true, upkeep: true, log: () => {}, ...more })
+  createBroker({
+    databaseUrl,
+    listenUrl: null,
+    pool,
+    prepare: true,
+    upkeep: true,
+    maxWaiting: 50_000,
+    log: () => {},
+    ...more,
+  })
 
 export const message = (body: string, more: Partial<NewMessage> = {}): NewMessage => ({
   body: Buffer.from(body),

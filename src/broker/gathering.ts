@@ -1,0 +1,13 @@
+/** What all of the broker's batches have in common: how long a call may wait for its statement, and how it is refused. */
+import { BrokerError } from '../model/index.ts'
+import * as store from '../store/index.ts'
+
+/** Then the database is too slow or away, and a caller is better served by another gateway or a little later. */
+const maxWaitMs = 5_000
+
+/** `refusal`: what a caller reads who does not fit, or has waited in vain. */
+export const gathering = (refusal: string) => ({
+  maxWaitMs,
+  overloaded: () => new BrokerError('unavailable', refusal, { retryAfterS: 1 }),
+  harmless: store.certainlyFailed,
+})
