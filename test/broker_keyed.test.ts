@@ -72,6 +72,28 @@ test('a failing message blocks its key through retries and backoff, and no other
   expect(good).toEqual(['1', '2', '3'])
 })
 
+test('a receive may ask for few of one key; what is more stays in its order, uncounted', async () => {
+  await a.admin.putQueue('mixed-keys', {})
+  await send(
+    a,
+    'mixed-keys',
+    of('x', 'x1'),
+    of('x', 'x2'),
+    of('y', 'y1'),
+    of('x', 'x3'),
+    message('free1'),
+    message('free2'),
+  )
+  const { signal } = new AbortController()
+  const options = { max: 10, waitMs: 0, leaseMs: null, signal, perKey: 1 }
+  expect(bodies((await b.receive('mixed-keys', options)).messages)).toEqual(['x1', 'y1', 'free1', 'free2'])
+  await eventually(async () => (await a.admin.getQueue('mixed-keys')).counts.ready === 2)
+  expect((await take(a, 'mixed-keys')).map((each) => [each.body.toString(), each.attempt])).toEqual([
+    ['x2', 1],
+    ['x3', 1],
+  ])
+})
+
 test('a lease that runs out keeps its key, and the message comes again first', async () => {
   const q = await keyedQueue({ leaseMs: 1000 })
   await send(a, q, of('k', '1'), of('k', '2'))

@@ -196,20 +196,37 @@ export function createBroker(options: BrokerOptions): Broker {
   }
 
   async function receive(name: string, options: ReceiveOptions) {
-    const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null } = options
+    const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null, perKey } = options
     receipts()
     const queue = await queues.byName(name)
     const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
     if (retryKey !== null) {
       const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
-      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
+      return { messages: limited(taken, perKey).map(deliveryOf), giveBack: async () => {} }
     }
-    const taken = await receiver.receive(queue, { ...asked, hash: null })
+    const taken = limited(await receiver.receive(queue, { ...asked, hash: null }), perKey)
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
     }
     return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
+  }
+
+  /** What is more than so many of one key goes back, uncounted and in its order. */
+  function limited(taken: Taken[], perKey: number | undefined): Taken[] {
+    if (perKey === undefined) return taken
+    const seen = new Map<string, number>()
+    const kept: Taken[] = []
+    const tooMany: Taken[] = []
+    for (const each of taken) {
+      const { key } = each.row
+      const nth = key === null ? 0 : (seen.get(key) ?? 0) + 1
+      if (key !== null) seen.set(key, nth)
+      if (nth <= perKey) kept.push(each)
+      else tooMany.push(each)
+    }
+    if (tooMany.length > 0) endLeases(tooMany, 'return')
+    return kept
   }
 
   const counted = countCache(db)

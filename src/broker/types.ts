@@ -45,6 +45,8 @@ export type ReceiveOptions = {
   leaseMs: number | null
   /** Aborts when the caller has gone; nothing stays leased for it. */
   signal: AbortSignal
+  /** At most so many of one key; those without a key are not limited. */
+  perKey?: number
   /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
   subscription?: number
   /**

@@ -25,6 +25,9 @@ export const retryHeaders = z.object({
       'New for every receive and the same for its retries, which get what is still leased by the first, with the same receipts, until those leases end.',
   }),
 })
+export const perKeyParam = integerParam({ min: 1, max: 1000 })
+  .optional()
+  .openapi({ description: 'At most so many messages of one key. A keyed queue hands out one of each key anyway.' })
 export const countParam = integerParam({ min: 1, max: 1000 }, 1).optional()
 
 const receiveRoute = createRoute({
@@ -39,6 +42,7 @@ const receiveRoute = createRoute({
     headers: retryHeaders,
     query: z.strictObject({
       max: countParam,
+      per_key: perKeyParam,
       wait: waitParam,
       lease: leaseParam,
       raw: flagParam.openapi({ description: 'One message as it is: its body, its Content-Type, the rest in headers.' }),
@@ -76,13 +80,18 @@ const receive = endpoint(receiveRoute, 'receive', async (call) => {
 export const receiveEndpoints: readonly Endpoint[] = [receive]
 
 type Taking = { broker: Broker; exchange: Exchange; principal: Principal | null; maxWaitMs: number }
-type Wanted = { max?: number | undefined; wait?: number | undefined; lease?: number | undefined }
+type Wanted = {
+  max?: number | undefined
+  wait?: number | undefined
+  lease?: number | undefined
+  per_key?: number | undefined
+}
 
 /** Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long. */
 export async function take(
   { broker, exchange, principal, maxWaitMs }: Taking,
   queue: string,
-  { max, wait, lease }: Wanted,
+  { max, wait, lease, per_key: perKey }: Wanted,
 ): Promise<Delivery[]> {
   checkWait(wait, maxWaitMs)
   ignoreBody(exchange)
@@ -92,6 +101,7 @@ export async function take(
     leaseMs: lease ?? null,
     signal: hangUp(exchange),
     retryKey: retryKeyOf(exchange, principal),
+    ...(perKey === undefined ? {} : { perKey }),
   })
   if (received.messages.length > 0) guard(exchange, received)
   return received.messages
