@@ -86,29 +86,24 @@ function quiet(broker: Broker, name: string, queue: string, settings: Partial<Qu
       await broker.admin.putQueue(queue, settings)
       const loud = Array.from({ length: 500 }, (): NewMessage => ({ ...message, key: 'loud' }))
       for (let n = 0; n < loudMessages; n += loud.length) await broker.send(queue, loud)
-      const sentMs = new Map<string, number>()
+      const sentMs: number[] = []
       const took: number[] = []
-      let sending = true
       const consuming = (async () => {
         const { signal } = new AbortController()
-        while (sending || sentMs.size > 0) {
+        while (took.length < quietMessages) {
           const { messages } = await broker.receive(queue, { max: 20, waitMs: 200, leaseMs: null, signal })
-          for (const { id, key } of messages) {
-            if (key !== 'quiet') continue
-            took.push(performance.now() - (sentMs.get(id) ?? performance.now()))
-            sentMs.delete(id)
-          }
+          for (const { key, body } of messages)
+            if (key === 'quiet') took.push(performance.now() - (sentMs[Number(body)] ?? 0))
           const acks = messages.map(({ receipt }) => ({ action: 'ack' as const, receipt }))
           if (acks.length > 0) await broker.settle(acks, may)
         }
       })()
       for (let n = 0; n < quietMessages; n++) {
-        const startMs = performance.now()
-        const [sent] = await broker.send(queue, [{ ...message, key: 'quiet' }])
-        if (sent && 'id' in sent) sentMs.set(sent.id, startMs)
+        // Before it is sent: it may arrive before the send is answered.
+        sentMs[n] = performance.now()
+        await broker.send(queue, [{ ...message, key: 'quiet', body: Buffer.from(`${n}`) }])
         await sleep(10)
       }
-      sending = false
       await consuming
       await broker.admin.purgeQueue(queue, ['ready', 'leased'])
       return took
