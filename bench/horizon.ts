@@ -1,16 +1,18 @@
 /**
  * The field's known failure, on purpose: some other transaction stays open, so vacuum can clean nothing, while messages are
- * cycled at batch 100, or sent one by one to receivers that wait, which is how a webhook gets its message. A line for each five
- * seconds; flat is good. `node --import tsx bench/horizon.ts [seconds] [cycle | hand-over]`.
+ * cycled at batch 100, or sent one by one to receivers that wait, which is how a webhook gets its message, or cycled under eight hot
+ * keys. A line for each five
+ * seconds; flat is good. `node --import tsx bench/horizon.ts [seconds] [cycle | hand-over | keyed]`.
  */
 import postgres from 'postgres'
 import { may, message, openPlace, sleep } from './place.ts'
 
 const seconds = Number(process.argv[2] ?? 60)
-const kind = process.argv[3] === 'hand-over' ? 'hand-over' : 'cycle'
+const kinds = ['cycle', 'hand-over', 'keyed'] as const
+const kind = kinds.find((each) => each === process.argv[3]) ?? 'cycle'
 const bucketS = 5
 const { databaseUrl, broker, close } = await openPlace()
-await broker.admin.putQueue('q', {})
+await broker.admin.putQueue('q', kind === 'keyed' ? { order: 'keyed' } : {})
 
 const holder = postgres(databaseUrl, { max: 2 })
 const pinned = await holder.reserve()
@@ -41,7 +43,26 @@ async function handOver(): Promise<number> {
   return await ack((await waiting).messages)
 }
 
-const { callers, call } = kind === 'cycle' ? { callers: 4, call: cycle } : { callers: 16, call: handOver }
+let behind = 0
+/** A few messages of each key always wait behind the one that is out. */
+async function keyed(): Promise<number> {
+  if (behind < 2000) {
+    behind += hundred.length
+    await broker.send(
+      'q',
+      hundred.map((each, at) => ({ ...each, key: `k${at % 8}` })),
+    )
+  }
+  const count = await ack((await receive(100)).messages)
+  behind -= count
+  return count
+}
+
+const { callers, call } = {
+  cycle: { callers: 4, call: cycle },
+  'hand-over': { callers: 16, call: handOver },
+  keyed: { callers: 16, call: keyed },
+}[kind]
 const startMs = performance.now()
 const buckets: number[] = []
 await Promise.all(

@@ -165,7 +165,7 @@ export const settings = [
     schema: roles,
     default: 'api,push,upkeep',
     about:
-      'What this process does: serve the API, deliver to webhooks, upkeep. One with upkeep must run somewhere, or nothing expires or becomes due.',
+      'What this process does: serve the API, deliver to webhooks, upkeep. One with upkeep must run somewhere, or nothing expires, becomes due, fires or is redriven.',
   },
   {
     name: 'DRAIN',
