@@ -124,14 +124,14 @@ test('the fence: a gateway that no longer owns a subscription leases nothing for
   await send(a, 'fenced', 'before')
   await eventually(() => sink.hits.length === 1)
   const { sql } = bench.db
-  await sql`insert into postern.gateways (id, alive_until) values ('other', now() + interval '4 seconds')`
+  await sql`insert into postern.gateways (id, alive_until) values ('other', now() + interval '8 seconds')`
   await sql`update postern.subscriptions set owner = 'other' where name = ${id}`
   await send(a, 'fenced', 'after')
   // Handed over or looked for: the statement itself refuses.
   expect((await a.admin.getQueue('fenced')).counts).toMatchObject({ ready: 1, leased: 0 })
   expect(sink.hits).toHaveLength(1)
   // The other one is dead before long, and then it is this one's again.
-  await eventually(() => sink.hits.length === 2, 20_000)
+  await eventually(() => sink.hits.length === 2, 25_000)
 }, 40_000)
 
 test('a message sent through one gateway is delivered by another, which owns the subscription', async () => {

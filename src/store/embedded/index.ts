@@ -213,6 +213,15 @@ async function leave(place: Place): Promise<void> {
   if (place.ephemeral) rmSync(place.dir, { recursive: true, force: true })
 }
 
+/** The process that holds a lock file; 0 when nobody does, or has just let go. */
+function holderOf(file: string): number {
+  try {
+    return Number(readFileSync(file, 'utf8').trim() || 0)
+  } catch {
+    return 0
+  }
+}
+
 /** One starter or leaver at a time; a lock whose holder has died is broken. */
 async function exclusively<T>(file: string, run: () => Promise<T>): Promise<T> {
   const untilMs = monotonicMs() + 90_000
@@ -223,7 +232,7 @@ async function exclusively<T>(file: string, run: () => Promise<T>): Promise<T> {
     } catch (error) {
       if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
     }
-    const holder = existsSync(file) ? Number(readFileSync(file, 'utf8').trim() || 0) : 0
+    const holder = holderOf(file)
     if (holder !== 0 && !isAlive(holder)) rmSync(file, { force: true })
     if (monotonicMs() > untilMs) throw new Error(`${file} is held by process ${holder}.`)
     await sleep(50)
