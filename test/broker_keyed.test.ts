@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import type { Delivery, QueueSettings } from '../src/model/index.ts'
-import { ack, type Bench, bodies, brokersOn, message, receive, send, settle } from './support/broker.ts'
+import { ack, type Bench, bodies, brokerOn, brokersOn, message, receive, send, settle } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 
 let bench: Bench
@@ -39,6 +39,23 @@ test('one message of a key is out at a time, others of other keys meanwhile, tho
   expect(bodies(second)).toEqual(['x2'])
   await ack(b, ...second)
   expect(bodies(await take(a, q))).toEqual(['x3'])
+})
+
+test('a receiver that has waited so long that its queue is forgotten gets one of a key all the same', async () => {
+  const q = await keyedQueue()
+  // Without LISTEN a gateway remembers a queue for a second.
+  const deaf = brokerOn(bench.db.url, 4, { prepare: false })
+  await deaf.start()
+  const startMs = performance.now()
+  const waiting = receive(deaf, q, 10, { waitMs: 10_000 })
+  await eventually(() => performance.now() - startMs > 1500)
+  await send(a, q, of('k', '1'), of('k', '2'), of('k', '3'))
+  expect(bodies(await waiting)).toEqual(['1'])
+  // Whatever the lease set going has had its time when a message of another key has gone the same way.
+  await send(a, q, of('other', 'x'))
+  expect(bodies(await take(b, q))).toEqual(['x'])
+  expect(await receive(b, q, 10)).toEqual([])
+  await deaf.stop(1000)
 })
 
 test('a failing message blocks its key through retries and backoff, and no other; then it is a dead letter and the key goes on', async () => {

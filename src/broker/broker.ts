@@ -125,13 +125,6 @@ export function createBroker(options: BrokerOptions): Broker {
   const publish = createPublisher({ db, topics, handOver, gateway, ...stored })
   const parts: DeskParts = createDesk({ db, cluster, forget: marks.forget })
 
-  /** On a fair queue a key's turn is over with the lease. */
-  function turnOver({ queue_id: queueId, key, chain }: LeasedRow): FreedKey[] {
-    return chain !== null && key !== null && queues.known(queueId)?.order !== 'keyed'
-      ? [{ queueId, key, after: chain }]
-      : []
-  }
-
   function receipts(): ReturnType<typeof receiptCodec> {
     if (!codec) throw new BrokerError('unavailable', 'The gateway is starting.', { retryAfterS: 1 })
     return codec
@@ -311,6 +304,10 @@ export function createBroker(options: BrokerOptions): Broker {
     },
   }
 }
+
+/** On a fair queue a key's turn is over with the lease. */
+const turnOver = ({ queue_id: queueId, key, turn }: LeasedRow): FreedKey[] =>
+  turn === null || key === null ? [] : [{ queueId, key, after: turn }]
 
 const freedBy = ({ freed_key: key, freed_queue_id: queueId, freed_chain: after }: MovedRow): FreedKey[] =>
   key === null ? [] : [{ queueId, key, after }]

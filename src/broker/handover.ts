@@ -91,7 +91,7 @@ export function leasedRow(
     exhausted: false,
     content_type: message.contentType,
     key: message.key,
-    chain: null,
+    turn: null,
     headers: message.headers,
     body: message.body,
     cut: false,

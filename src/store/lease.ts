@@ -27,8 +27,8 @@ export type LeasedRow = {
   exhausted: boolean
   content_type: string
   key: string | null
-  /** On a keyed or fair queue: the place in the order of the key. */
-  chain: number | null
+  /** On a fair queue: the place in the order of its key, whose turn is over with this lease. On a keyed one a key is done with the ack only. */
+  turn: number | null
   headers: Record<string, string> | null
   body: Buffer | null
   /** The same on every row: the bodies of the statement came to `maxBytes`, and something ready was left. */
@@ -44,7 +44,7 @@ export type LeasedRow = {
  */
 const leasing = (name: string, isOpen: string, claim = '', kept = 't'): string => `/* ${name} */
 with s as materialized (
-  select r.*, k.max_attempts, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
+  select r.*, k.max_attempts, k."order" = 'keyed' as keyed, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
   from unnest($1::int[], $2::int[], $3::int[], $4::int[], $10::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, fence, slot)
   join postern.queues k on k.id = r.queue_id and not k.paused and ${isOpen}),
 c as materialized (
@@ -68,7 +68,8 @@ where m.ctid = any (array(select tid from ${kept}))
 returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
   m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
-  (select count(*) from c) > (select count(*) from t) as cut, m.chain)`
+  (select count(*) from c) > (select count(*) from t) as cut,
+  case when m.chain is not null and not (select s.keyed from s where s.queue_id = m.queue_id limit 1) then m.chain end as turn)`
 
 const leaseText = `${leasing('lease', 'r.fence = 0 and $11::text is not null')}
 select * from u`

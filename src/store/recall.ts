@@ -8,7 +8,7 @@ const recallText = `/* recall */
 select m.* from postern.receive_requests r cross join lateral unnest(r.lanes, r.positions) p(lane, position) cross join lateral (
   select r.token, m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
     date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
-    false as expired, false as exhausted, false as cut, m.chain
+    false as expired, false as exhausted, false as cut, null::bigint as turn
   from postern.messages m where m.queue_id = r.queue_id and m.lane = p.lane and m.position = p.position
     and m.lease_token = r.token and m.leased_until > now() limit 1) m
 where r.queue_id = $1::int and r.hash = $2::bytea
