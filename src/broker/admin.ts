@@ -18,7 +18,7 @@ import {
 import type { Appended, Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
-import { decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
+import { cutPage, decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
 import type { Admin, LetterAdmin, QueueWithCounts, ScheduleAdmin, SubscriptionAdmin, TopicAdmin } from './types.ts'
 
@@ -69,8 +69,9 @@ export function createAdmin({
     name: string,
     given: Partial<QueueSettings>,
   ): Promise<{ queue: QueueWithCounts; created: boolean }> {
-    if ((await queues.find(name))?.backlog) throw isBacklog(name)
-    if (given.fair && ((await queues.find(name))?.order ?? given.order ?? 'fifo') !== 'fifo')
+    const present = await queues.find(name)
+    if (present?.backlog) throw isBacklog(name)
+    if (given.fair && (present?.order ?? given.order ?? 'fifo') !== 'fifo')
       throw invalid('/fair', 'only a fifo queue can be fair: keyed ones already share, lifo ones cannot')
     const target = given.deadLetterQueue ?? null
     if (target === name) throw invalid('/dead_letter_queue', 'a queue cannot be its own dead-letter queue')
@@ -184,8 +185,7 @@ export function createAdmin({
     async browseKeys(name, blocked, { limit, cursor }) {
       const queue = await queues.fresh(name)
       const rows = await store.listQueueKeys(db, queue.id, blocked, textCursor(cursor), limit + 1)
-      const last = rows.length > limit ? rows[limit - 1] : undefined
-      return { data: rows.slice(0, limit).map(keyFrom), nextCursor: last ? encodeCursor({ after: last.key }) : null }
+      return cutPage(rows, limit, keyFrom, (last) => ({ after: last.key }))
     },
     async unblockKey(name, key, action) {
       const queue = await queues.fresh(name)
@@ -201,11 +201,12 @@ export function createAdmin({
       const from = decodeCursor(cursor, { at: 0, id: '' })
       const createdAt = new Date(Math.min(Math.max(0, from.at), 1e14))
       const keys = await store.listKeys(db, { createdAt, id: from.id }, limit + 1)
-      const last = keys.length > limit ? keys[limit - 1] : undefined
-      return {
-        data: keys.slice(0, limit),
-        nextCursor: last ? encodeCursor({ at: last.createdAt.getTime(), id: last.id }) : null,
-      }
+      return cutPage(
+        keys,
+        limit,
+        (key) => key,
+        (last) => ({ at: last.createdAt.getTime(), id: last.id }),
+      )
     },
     async deleteKey(id) {
       if (!(await store.deleteKey(db, id))) throw new BrokerError('key_not_found', `There is no key ${id}.`)

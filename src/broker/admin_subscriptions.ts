@@ -24,7 +24,7 @@ import type {
 } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Counter } from './admin.ts'
-import { encodeCursor, wholeCursor } from './cursor.ts'
+import { cutPage, encodeCursor, wholeCursor } from './cursor.ts'
 import { noTopic } from './topics.ts'
 import type { ReplayRange, SubscriptionAdmin, SubscriptionWithCounts } from './types.ts'
 
@@ -162,8 +162,7 @@ export function createSubscriptionAdmin(options: Options): SubscriptionAdmin {
       const { number } = await stored(id)
       const before = wholeCursor(cursor, Number.MAX_SAFE_INTEGER)
       const rows = await store.listAttempts(db, number, outcome && outcome === 'succeeded', before, limit + 1)
-      const last = rows.length > limit ? rows[limit - 1] : undefined
-      return { data: rows.slice(0, limit).map(attemptFrom), nextCursor: last ? encodeCursor({ after: last.id }) : null }
+      return cutPage(rows, limit, attemptFrom, (last) => ({ after: last.id }))
     },
   }
 }

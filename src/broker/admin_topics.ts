@@ -2,7 +2,7 @@
 import { BrokerError, defaultTopic, invalid, type Topic, topicLimits } from '../model/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { encodeCursor, pageByName, textCursor } from './cursor.ts'
+import { cutPage, pageByName, textCursor } from './cursor.ts'
 import { noTopic, type Topics } from './topics.ts'
 import type { TopicAdmin, TopicWithCounts } from './types.ts'
 
@@ -68,8 +68,12 @@ export function createTopicAdmin({ db, topics, queueDeleted }: Options): TopicAd
     async listBindings(topic, { limit, cursor }) {
       await fresh(topic)
       const found = await store.listBindings(db, topic, { name: null, afterName: textCursor(cursor), limit: limit + 1 })
-      const last = found.length > limit ? found[limit - 1] : undefined
-      return { data: found.slice(0, limit), nextCursor: last ? encodeCursor({ after: last.name }) : null }
+      return cutPage(
+        found,
+        limit,
+        (binding) => binding,
+        (last) => ({ after: last.name }),
+      )
     },
     async deleteBinding(topic, name) {
       if (await store.deleteBinding(db, topic, name)) return

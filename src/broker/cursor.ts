@@ -35,6 +35,17 @@ function parsed(cursor: string): Record<string, unknown> {
 
 const notOurs = () => invalid('query/cursor', 'not a cursor of this list')
 
+/** Of up to `limit` + 1 rows a page, each made into what is shown; `cursorOf` names the last one shown. */
+export function cutPage<Row, T>(
+  rows: readonly Row[],
+  limit: number,
+  shown: (row: Row) => T,
+  cursorOf: (last: Row) => Record<string, number | string>,
+): Page<T> {
+  const last = rows.length > limit ? rows[limit - 1] : undefined
+  return { data: rows.slice(0, limit).map(shown), nextCursor: last ? encodeCursor(cursorOf(last)) : null }
+}
+
 /** A page of what a caller may see, of a list that is ordered by name. `read` answers up to `count` after a name. */
 export async function pageByName<T extends { name: string }>(
   read: (afterName: string, count: number) => Promise<T[]>,

@@ -15,6 +15,7 @@ const restMs = 500
 const walkStep = 5000
 const trimStep = 2000
 const keysAtOnce = 500
+const subscriptionsAtOnce = 200
 /** Of each subscription the newest attempts are kept, so many and so long. */
 const attemptsKept = 10_000
 const attemptsKeptMs = 7 * 86_400_000
@@ -134,12 +135,9 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
   const forgetting = loop(
     async () => {
       if ((await store.trimAttempts(db, attemptsKeptMs, trimStep)) === trimStep) return 100
-      const some = (await store.listSubscriptions(db, { queue: null, topic: null }, subscription, 200)).map(
-        (each) => each.number,
-      )
-      if (some.length > 0 && (await store.trimAttemptsOf(db, some, attemptsKept, trimStep)) > 0) return 50
-      subscription = some.at(-1) ?? 0
-      return some.length === 200 ? 100 : 10_000
+      const next = await store.trimAttemptsOf(db, subscription, subscriptionsAtOnce, attemptsKept, trimStep)
+      subscription = next ?? 0
+      return next === null ? 10_000 : 100
     },
     { retryMs: 10_000, failed: failed('trim attempts') },
   )

@@ -246,7 +246,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       verdict: verdict.action,
       status,
       failure: error ?? undefined,
-      duration_ms: Math.round(durationMs * 100) / 100,
+      duration_ms: durationMs,
     })
     gathered.record({
       subscription: of.number,

@@ -169,21 +169,30 @@ export async function trimAttempts(db: Database, keepMs: number, limit: number):
   return rows[0]?.n ?? 0
 }
 
-/** All but the newest `keep` of each of these subscriptions, a few thousand at a time. Index `attempts_subscription`. */
+/**
+ * All but the newest `keep` of each of the next subscriptions after number `after`, a few thousand at a time. Answers where the walk
+ * goes on: the last of these subscriptions when nothing was deleted, `after` again when there may be more, null at the end. Primary key of
+ * `subscriptions`, index `attempts_subscription`.
+ */
 export async function trimAttemptsOf(
   db: Database,
-  subscriptions: readonly number[],
+  after: number,
+  subscriptions: number,
   keep: number,
   limit: number,
-): Promise<number> {
-  const rows = await db.hot<{ n: number }>(
-    `/* trim attempts of subscriptions */ with d as (
+): Promise<number | null> {
+  const [row] = await db.hot<{ n: number; last: number | null; walked: number }>(
+    `/* trim attempts of subscriptions */ with s as materialized (
+        select id from postern.subscriptions where id > $1::int order by id limit $2::int),
+      d as (
         delete from postern.attempts where id = any (array(
-          select o.id from unnest($1::int[]) s(id)
-          cross join lateral (select a.id from postern.attempts a where a.subscription_id = s.id order by a.subscription_id desc, a.id desc offset $2::int limit 1) last
-          cross join lateral (select a.id from postern.attempts a where a.subscription_id = s.id and a.id <= last.id order by a.subscription_id, a.id limit $3::int) o)) returning 1)
-      select count(*)::int as n from d`,
-    [numbers(subscriptions), keep, limit],
+          select o.id from s
+          cross join lateral (select a.id from postern.attempts a where a.subscription_id = s.id order by a.subscription_id desc, a.id desc offset $3::int limit 1) last
+          cross join lateral (select a.id from postern.attempts a where a.subscription_id = s.id and a.id <= last.id order by a.subscription_id, a.id limit $4::int) o)) returning 1)
+      select (select count(*) from d)::int as n, (select max(id) from s) as last, (select count(*) from s)::int as walked`,
+    [after, subscriptions, keep, limit],
   )
-  return rows[0]?.n ?? 0
+  if (!row || row.last === null) return null
+  if (row.n > 0) return after
+  return row.walked < subscriptions ? null : row.last
 }
