@@ -28,7 +28,6 @@ type Options = {
   access: Access
   counted: Counter
   elect(keys: readonly FreedKey[]): void
-  appended(item: Appended): void
   /** Sent and settled here and not yet recorded. */
   unrecorded(queueId: number): { sent: number; settled: number }
   queueChanged(queueId: number): void
@@ -46,7 +45,6 @@ export function createAdmin({
   access,
   counted,
   elect,
-  appended,
   unrecorded,
   queueChanged,
   queueDeleted,
@@ -189,12 +187,11 @@ export function createAdmin({
     },
     async unblockKey(name, key, action) {
       const queue = await queues.fresh(name)
-      const { blocked, found, appended: item, chain } = await store.unblock(db, queue.id, key, action === 'retry')
-      if (!blocked) throw new BrokerError('key_not_blocked', `The key ${key} is not blocked.`)
-      if (!found)
+      const outcome = await store.unblock(db, queue.id, key, action === 'retry')
+      if (outcome === 'not blocked') throw new BrokerError('key_not_blocked', `The key ${key} is not blocked.`)
+      if (outcome === 'gone')
         throw new BrokerError('message_not_found', 'The dead letter is not in this queue any more: drop it instead.')
-      if (item) appended(item)
-      else elect([{ queueId: queue.id, key, after: chain }])
+      elect([{ queueId: queue.id, key, after: 0 }])
     },
     createKey: access.create,
     async listKeys({ limit, cursor }) {

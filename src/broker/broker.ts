@@ -93,12 +93,13 @@ export function createBroker(options: BrokerOptions): Broker {
     maxWaiting: options.maxWaiting,
     log,
   })
-  const { elect } = createElector({
+  const elector = createElector({
     db,
     appended: (item) => ownAppended(item),
     scheduled: (inMs) => upkeep?.dueIn(inMs),
     log,
   })
+  const { elect } = elector
   const settler = createSettler({
     db,
     elect,
@@ -119,6 +120,7 @@ export function createBroker(options: BrokerOptions): Broker {
     scheduled: (inMs: number) => upkeep?.dueIn(inMs),
     sent: rates.sent,
     elect,
+    order: elector,
   }
   const write = createWriter({ db, queues, handOver, gateway, ...stored })
   const topics = createTopics(db)
@@ -192,7 +194,15 @@ export function createBroker(options: BrokerOptions): Broker {
     const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null, perKey } = options
     receipts()
     const queue = await queues.byName(name)
-    const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
+    const asked = {
+      max,
+      // Of what is delivered side by side, only one of a key may be out.
+      perKey: subscription === 0 ? (perKey ?? max) : 1,
+      waitMs,
+      leaseMs: leaseMs ?? queue.leaseMs,
+      fence: subscription,
+      signal,
+    }
     if (retryKey !== null) {
       const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
       return { messages: limited(taken, perKey).map(deliveryOf), giveBack: async () => {} }
@@ -240,7 +250,6 @@ export function createBroker(options: BrokerOptions): Broker {
     access,
     counted,
     elect,
-    appended: ownAppended,
     unrecorded: rates.unrecorded,
     queueChanged: queueChangedHere,
     queueDeleted: queueDeletedHere,

@@ -9,8 +9,12 @@ import * as store from '../store/index.ts'
 import { gathering } from './gathering.ts'
 
 export type Elector = {
-  /** Messages of these keys were stored, or their first is done. Does not wait for it. */
+  /** Messages of these keys were stored, or what was under way is done. Does not wait for it. */
   elect(keys: readonly FreedKey[]): void
+  /** The place up to which a key is known to be done; 0: nothing is known. */
+  doneUpTo(queueId: number, key: string): number
+  /** It was seen that the key is done up to there. */
+  learnt(key: FreedKey): void
 }
 
 type Options = {
@@ -26,13 +30,18 @@ const mostKnown = 100_000
 export function createElector({ db, appended, scheduled, log }: Options): Elector {
   const done = new LRUCache<string, number>({ max: mostKnown })
 
+  const doneUpTo = (queueId: number, key: string): number => done.get(`${queueId} ${key}`) ?? 0
+
+  function learnt({ queueId, key, after }: FreedKey): void {
+    if (after > doneUpTo(queueId, key)) done.set(`${queueId} ${key}`, after)
+  }
+
   const run = batch<FreedKey, null>(
     async (keys) => {
       const known = keys.map((each) => {
-        const name = `${each.queueId} ${each.key}`
-        const after = Math.max(each.after, done.get(name) ?? 0)
-        if (after > 0) done.set(name, after)
-        return { ...each, after }
+        if (each.after < 0) return { ...each, after: 0 }
+        learnt(each)
+        return { ...each, after: doneUpTo(each.queueId, each.key) }
       })
       const { appended: items, dueInMs } = await store.elect(db, known)
       for (const item of items) appended(item)
@@ -49,6 +58,8 @@ export function createElector({ db, appended, scheduled, log }: Options): Electo
   )
 
   return {
+    doneUpTo,
+    learnt,
     elect(keys) {
       // The walk finds what could not be moved up now.
       for (const key of keys) run(key).catch((error: unknown) => log('moving up a key failed', { error }))

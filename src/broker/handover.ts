@@ -92,6 +92,8 @@ export function leasedRow(
     content_type: message.contentType,
     key: message.key,
     turn: null,
+    chain: null,
+    follows: null,
     headers: message.headers,
     body: message.body,
     cut: false,

@@ -8,6 +8,8 @@ export type Taken = { row: LeasedRow; token: number }
 export type Waiter = {
   queueId: number
   max: number
+  /** On a keyed queue: at most so many of one key, consecutive ones; null: the queue has no such order. */
+  perKey: number | null
   leaseMs: number
   /** The subscription it receives for; 0: nobody in particular. */
   fence: number

@@ -4,7 +4,7 @@
  */
 import { type Loop, loop, randomToken, soon } from '../base/index.ts'
 import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
-import type { Database, LeaseClaim, LeasedRow } from '../store/index.ts'
+import type { Database, LeaseClaim, LeasedRow, Runs } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
 import { createLines, type Line, type Taken, type Waiter } from './lines.ts'
@@ -18,6 +18,8 @@ const netEveryMs = 500
 
 export type Asked = {
   max: number
+  /** On a keyed queue: at most so many of one key. */
+  perKey: number
   waitMs: number
   leaseMs: number
   /** The subscription it is for; 0: nobody in particular. */
@@ -60,7 +62,15 @@ type Options = {
 }
 
 /** One queue's part in one lease statement. */
-type Share = { line: Line; waiters: Waiter[]; limit: number; fence: number; claim: LeaseClaim | null; flight: Flight }
+type Share = {
+  line: Line
+  waiters: Waiter[]
+  limit: number
+  fence: number
+  runs: Runs | null
+  claim: LeaseClaim | null
+  flight: Flight
+}
 const nothing = { rows: [], closed: new Set<number>() }
 
 export function createReceiver(options: Options): Receiver {
@@ -110,7 +120,8 @@ export function createReceiver(options: Options): Receiver {
         leaseMs ||= waiter.leaseMs
         const before = waiters[0] ?? waiter
         const isAlone = waiter.claim !== null || before.claim !== null
-        const fits = waiter.leaseMs === leaseMs && waiter.fence === before.fence && limit < rowsPerQueue
+        const alike = waiter.fence === before.fence && (waiter.perKey === null || sameRuns(waiter, before))
+        const fits = waiter.leaseMs === leaseMs && alike && limit < rowsPerQueue
         if (!fits || (isAlone && shares.length + waiters.length > 0)) {
           hungry.add(queueId)
           break
@@ -128,8 +139,9 @@ export function createReceiver(options: Options): Receiver {
       }
       limit = Math.min(limit, rowsPerQueue)
       rows += limit
-      const { fence, claim } = first
-      shares.push({ line, waiters, limit, fence, claim, flight: marks.look(queueId, all) })
+      const { fence, claim, max, perKey } = first
+      const runs = perKey === null ? null : { receivers: waiters.length, max, perKey }
+      shares.push({ line, waiters, limit, fence, runs, claim, flight: marks.look(queueId, all) })
       if (claim) break
     }
     return { shares, leaseMs }
@@ -139,7 +151,13 @@ export function createReceiver(options: Options): Receiver {
     const token = randomToken()
     const asked = shares.filter((share) => share.flight.lanes.length > 0)
     try {
-      const requests = asked.map(({ flight: { queueId, lanes }, limit, fence }) => ({ queueId, limit, lanes, fence }))
+      const requests = asked.map(({ flight, limit, fence, runs }) => ({
+        queueId: flight.queueId,
+        lanes: flight.lanes,
+        limit,
+        fence,
+        runs,
+      }))
       // With a bound on leases the order of locks must be everybody's.
       requests.sort((a, b) => a.queueId - b.queueId)
       const { rows, closed } =
@@ -172,7 +190,9 @@ export function createReceiver(options: Options): Receiver {
     const unfit: Taken[] = []
     for (const share of shares) {
       const got = byQueue.get(share.line.queueId) ?? []
-      const full = got.length >= share.limit
+      // What follows the first of its key was nowhere in the lanes.
+      const heads = share.runs ? got.filter((row) => row.follows === null) : got
+      const full = heads.length >= share.limit
       if (share.claim && closed.has(share.line.queueId)) {
         leftBehind(share.flight)
         for (const waiter of share.waiters) finish(waiter)
@@ -182,7 +202,7 @@ export function createReceiver(options: Options): Receiver {
       if (share.claim && got.length > 0) share.claim.token = token
       if (cut) leftBehind(share.flight)
       else if (closed.has(share.line.queueId)) marks.failed(share.flight)
-      else marks.landed(share.flight, got, full || heldBack(share.line.queueId))
+      else marks.landed(share.flight, heads, full || heldBack(share.line.queueId))
       const fit: Taken[] = []
       for (const row of got) (row.expired || row.exhausted ? unfit : fit).push({ row, token })
       const more = full || cut || fit.length < got.length
@@ -201,7 +221,7 @@ export function createReceiver(options: Options): Receiver {
     let next = 0
     for (const waiter of share.waiters) {
       waiter.busy = false
-      const mine = fit.slice(next, next + waiter.max)
+      const mine = fit.slice(next, endOfPortion(fit, next + waiter.max))
       if (share.line.waiters.has(waiter) && mine.length > 0) {
         next += mine.length
         lines.leave(waiter)
@@ -242,13 +262,15 @@ export function createReceiver(options: Options): Receiver {
     for (const line of lines.all()) ring(line.queueId)
   }
 
-  function receive(queue: Queue, { max, waitMs, leaseMs, fence, hash, signal }: Asked): Promise<Taken[]> {
+  function receive(queue: Queue, asked: Asked): Promise<Taken[]> {
+    const { max, perKey, waitMs, leaseMs, fence, hash, signal } = asked
     return new Promise((resolve, reject) => {
       if (signal.aborted) return resolve([])
       if (fence === 0 && lines.size() >= maxWaiting) return reject(tooManyWait())
       const waiter: Waiter = {
         queueId: queue.id,
         max,
+        perKey: queue.order === 'keyed' ? Math.min(max, perKey) : null,
         leaseMs,
         fence,
         claim: hash && { hash, token: 0 },
@@ -324,6 +346,15 @@ export function createReceiver(options: Options): Receiver {
           else waiter.due = true
     },
   }
+}
+
+const sameRuns = (a: Waiter, b: Waiter): boolean => a.max === b.max && a.perKey === b.perKey
+
+/** Where to cut what one receiver gets: a run is not parted. */
+function endOfPortion(fit: readonly Taken[], wanted: number): number {
+  let end = wanted
+  while (end < fit.length && fit[end]?.row.follows !== null) end--
+  return end
 }
 
 const tooManyWait = (): BrokerError =>

@@ -22,7 +22,8 @@ import { createTopics } from './topics.ts'
 import { createWriter } from './write.ts'
 
 /** What is told about messages that were stored; see write.ts. */
-export type Told = Pick<Parameters<typeof createWriter>[0], 'appended' | 'scheduled' | 'sent' | 'elect' | 'gateway'>
+type Writing = Parameters<typeof createWriter>[0]
+export type Told = Pick<Writing, 'appended' | 'scheduled' | 'sent' | 'elect' | 'order' | 'gateway'>
 
 export type Firing = { atMs: number; messageId: string | null; error: BrokerError | null }
 
@@ -149,14 +150,21 @@ async function sendFor(db: Database, schedule: Schedule, atMs: number, told: Tol
 const noHands: HandOver = { reserve: () => ({ hands: [], flights: [], probes: [] }), finish: () => {} }
 
 /** Hints that are given when `tell` is called. */
-export function keep({ gateway, appended, scheduled, sent, elect }: Told): { told: Told; tell(): void } {
+export function keep({ gateway, order, appended, scheduled, sent, elect }: Told): { told: Told; tell(): void } {
   const kept: (() => void)[] = []
   const later =
     <Words extends unknown[]>(hint: (...words: Words) => void) =>
     (...words: Words) =>
       void kept.push(() => hint(...words))
   return {
-    told: { gateway, appended: later(appended), scheduled: later(scheduled), sent: later(sent), elect: later(elect) },
+    told: {
+      gateway,
+      order,
+      appended: later(appended),
+      scheduled: later(scheduled),
+      sent: later(sent),
+      elect: later(elect),
+    },
     tell: () => {
       for (const hint of kept) hint()
     },

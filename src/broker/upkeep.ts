@@ -109,12 +109,16 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
 
   /** Whose next message was not moved up: the gateway that should have has died, or a message was deleted. */
   let walked = { queueId: 0, key: '' }
+  const electFrom = lookBack()
+  let anew = true
   const electing = loop(
     async () => {
       const startMs = monotonicMs()
       const keys = await store.waitingKeys(db, walked, keysAtOnce)
       walked = keys.length === keysAtOnce ? (keys.at(-1) ?? walked) : { queueId: 0, key: '' }
-      elect(keys.map((each) => ({ ...each, after: 0 })))
+      // Now and then without what is believed to be done.
+      elect(keys.map((each) => ({ ...each, after: anew ? -1 : 0 })))
+      if (keys.length < keysAtOnce) anew = electFrom() === beginningOfTimeS
       return Math.max(keys.length === keysAtOnce ? 100 : 1000, 20 * (monotonicMs() - startMs))
     },
     { retryMs: 1000, failed: failed('elect') },

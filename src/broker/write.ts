@@ -3,6 +3,7 @@ import { batch, randomToken } from '../base/index.ts'
 import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
 import type { Database, FreedKey, SendAnswer, SendItem, SendResult } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import type { Elector } from './elect.ts'
 import { gathering } from './gathering.ts'
 import { type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
@@ -26,6 +27,8 @@ type Options = {
   sent(queueId: number, count: number): void
   /** Messages were stored that may be the next of their keys. */
   elect(keys: readonly FreedKey[]): void
+  /** What is known of the order of keys. */
+  order: Pick<Elector, 'doneUpTo' | 'learnt'>
 }
 
 /** So that a batch of the largest bodies is about 16 MiB, and one of small ones a thousand messages. */
@@ -37,7 +40,7 @@ const hasOrderedKeys = (queue: Queue): boolean => queue.order === 'keyed' || que
 const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
 
 export function createWriter(options: Options): Writer {
-  const { db, queues, handOver, gateway } = options
+  const { db, queues, handOver, gateway, order } = options
 
   const enqueue = batch<Call, Outcome>(run, {
     lanes: 2,
@@ -84,7 +87,7 @@ export function createWriter(options: Options): Writer {
     const token = randomToken()
     let answer: SendAnswer
     try {
-      answer = await store.send(db, items, hands.probes, token, gateway, keyed)
+      answer = await store.send(db, items, hands.probes, token, gateway, keyed ? order.doneUpTo : null)
     } catch (error) {
       handOver.finish(hands, token, () => null)
       throw error
@@ -100,7 +103,8 @@ export function createWriter(options: Options): Writer {
   }
 
   async function storeBounded(items: Item[], queue: Queue | undefined): Promise<SendAnswer> {
-    const answer = await store.sendBounded(db, items, queue !== undefined && hasOrderedKeys(queue))
+    const hasOrder = queue !== undefined && hasOrderedKeys(queue)
+    const answer = await store.sendBounded(db, items, hasOrder ? order.doneUpTo : null)
     // Messages of this very statement could not be dropped by it: what did not fit goes once more.
     const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
     if (queue?.overflow === 'drop_oldest' && again.length > 0 && again.length < items.length) {
@@ -121,10 +125,14 @@ export function createWriter(options: Options): Writer {
       const result = results[at]
       if (result?.status !== 'stored') return
       counts.set(item.queueId, (counts.get(item.queueId) ?? 0) + 1)
+      const { key } = item.message
       if (result.waiting) {
-        const { key } = item.message
         if (key !== null) keys.push({ queueId: item.queueId, key, after: 0 })
-      } else if (result.dueMs !== null) options.scheduled(result.dueMs - nowMs)
+        return
+      }
+      // It is the first of its key: nothing before it is left.
+      if (item.keyed && key !== null) order.learnt({ queueId: item.queueId, key, after: result.id - 1 })
+      if (result.dueMs !== null) options.scheduled(result.dueMs - nowMs)
       // The sign of a lifo queue's positions: lower is newer, and lower is what a mark needs.
       else if (!result.handed) options.appended(item.queueId, item.lane, item.descending ? -result.id : result.id)
     })
@@ -149,6 +157,15 @@ export function createWriter(options: Options): Writer {
 
 /** `group` is the caller's number within its statement. */
 function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
+  const keyed = queue.order === 'keyed'
+  const firsts = new Set<string>()
+  /** Whether order leaves a chance that it is ready at once. */
+  const isOpen = (key: string | null): boolean => {
+    if (key === null || !hasOrderedKeys(queue)) return true
+    if (queue.fair || firsts.has(key)) return false
+    firsts.add(key)
+    return true
+  }
   return messages.map((message) => ({
     queueId: queue.id,
     lane: laneOf(message.priority, false),
@@ -157,11 +174,12 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
       (message.delayMs ?? queue.delayMs) === 0 &&
       message.deliverAtMs === null &&
       message.dedupId === null &&
-      (message.key === null || !hasOrderedKeys(queue)),
+      isOpen(message.key),
     group: atomic ? at + 1 : 0,
     handMs: 0,
     handFence: 0,
     descending: queue.order === 'lifo',
+    keyed,
   }))
 }
 

@@ -53,8 +53,8 @@ const browseTexts: Record<MessageState, string> = {
     `(${fromMessages} where queue_id = $1::int and (lane, position) > ($2::float8::smallint, $3::float8::bigint) and lease_token = 0
       and expires_at > now() order by lane, position limit $4::int)
     union all
-    (${fromWaiting} where queue_id = $1::int and position > case when $2::float8 < 100 then 0 else $3::float8::bigint end
-      order by queue_id, position limit $4::int)
+    (${fromWaiting} where queue_id + 0 = $1::int and position + 0 > case when $2::float8 < 100 then 0 else $3::float8::bigint end
+      order by queue_id + 0, position + 0 limit $4::int)
     limit $4::int`,
   ),
   leased: page(
@@ -94,9 +94,10 @@ export const byId = (table: string): string =>
         or id = $2::bigint and id <> abs(position))`
     : 'queue_id = $1::int and id = $2::bigint'
 
-export const inWaiting = 'queue_id = $1::int and (position = $2::bigint or id = $2::bigint and id <> position)'
+export const inWaiting =
+  '(queue_id + 0 = $1::int and position + 0 = $2::bigint or queue_id = $1::int and id = $2::bigint and id <> position)'
 
-/** Primary key and `messages_moved`, `scheduled_id`, `dead_id`, `waiting_position`, `waiting_moved`. */
+/** Primary key and `messages_moved`, `scheduled_id`, `dead_id`, `waiting_place`, `waiting_moved`. */
 const findText = `/* find message */
 select * from (${fromMessages} where ${byId('messages')}) m where leased_until is not null or expires_at > now()
 union all ${fromScheduled} where ${byId('scheduled')}

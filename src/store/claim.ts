@@ -13,12 +13,13 @@ export const liveLease = (r: string): string => `exists (
         and m.lease_token = ${r}.token and m.leased_until > now() limit 1) x)`
 
 /**
- * Part of a lease statement: `claim` has a row when the key is this statement's, `kept` then the rows of `t`, and else none. Waits for another
+ * Part of a lease statement: `claim` has a row when the key is this statement's, `kept` then the rows of `t`, and else none. `places` is where
+ * everything lies that is leased. Waits for another
  * that claims the same key at this moment. Primary key of `receive_requests`.
  */
-export const claiming = (hash: string, before: string): string => `claim as (
+export const claiming = (hash: string, before: string, places: string): string => `claim as (
   insert into postern.receive_requests as r (queue_id, hash, token, lanes, positions, expires_at)
-  select queue_id, ${hash}, $7::bigint, array_agg(lane), array_agg(position), now() + $8::int * interval '1 ms' from t group by queue_id
+  select queue_id, ${hash}, $7::bigint, array_agg(lane), array_agg(position), now() + $8::int * interval '1 ms' from ${places} group by queue_id
   on conflict (queue_id, hash) do update
     set token = excluded.token, lanes = excluded.lanes, positions = excluded.positions, expires_at = excluded.expires_at
     where r.token = ${before} or r.expires_at <= now() and not ${liveLease('r')}

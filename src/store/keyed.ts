@@ -1,16 +1,16 @@
-/** Keyed queues: one message of each key is under way, the others wait in `waiting`; see `postern.elect` in the migrations. */
+/** Keyed queues: what is under way of a key is in `messages` or `scheduled`, the others wait in `waiting`; see `postern.elect` in the migrations. */
 import type { DeathReason } from '../model/index.ts'
 import { type Database, numbers, texts } from './client.ts'
 import type { Appended } from './upkeep.ts'
 
-/** A key of which nothing up to the place `after` in its order is left; 0: nothing is known. */
+/** A key of which nothing up to the place `after` in its order is left; 0: nothing is known; -1: forget what is known. */
 export type FreedKey = { queueId: number; key: string; after: number }
 
 type Row = { queue_id: number; lane: number; position: number; due_in_ms: number | null }
 
 /**
  * Moves up the next message of each key, if none is under way. Two at once: the key's lock lets one through, and the second finds
- * the first's. Primary key of `waiting`, indexes `messages_chain` and `scheduled_chain`.
+ * the first's. Primary key of `waiting`, indexes `messages_of_key` and `scheduled_of_key`.
  */
 export async function elect(
   db: Database,
@@ -48,22 +48,20 @@ export async function waitingKeys(
 }
 
 /**
- * A key that a dead letter has stopped goes on: with its dead letter once more (`again`), or with the next. See `postern.unblock`.
- * `blocked` false: it was not. `found` false: the letter is not with this queue's dead letters any more, and nothing has changed.
+ * A key that a dead letter has stopped goes on: with its dead letter once more (`again`), or with the next. See `postern.unblock_key`. Elect
+ * then. `gone`: the letter is not with this queue's dead letters any more, and nothing has changed.
  */
 export async function unblock(
   db: Database,
   queueId: number,
   key: string,
   again: boolean,
-): Promise<{ blocked: boolean; found: boolean; appended: Appended | null; chain: number }> {
-  const [row] = await db.hot<{ lane: number | null; position: number | null; chain: number }>(
-    '/* unblock */ select * from postern.unblock($1::int, $2, $3::boolean)',
+): Promise<'unblocked' | 'not blocked' | 'gone'> {
+  const [row] = await db.hot<{ done: boolean | null }>(
+    '/* unblock */ select postern.unblock_key($1::int, $2, $3::boolean) as done',
     [queueId, key, again],
   )
-  const appended =
-    row?.lane == null || row.position === null ? null : { queueId, lane: row.lane, position: row.position }
-  return { blocked: row !== undefined, found: !again || appended !== null, appended, chain: row?.chain ?? 0 }
+  return row?.done == null ? 'not blocked' : row.done ? 'unblocked' : 'gone'
 }
 
 export type KeyRow = {

@@ -37,11 +37,11 @@ select * from (
       case when $6::boolean then ${shared ? bodyOf('s') : 's.body'} end as body, ${shared ? bytesOf('s') : 'octet_length(s.body)'} as bytes,
       ${table === 'dead' ? "reason, floor(date_part('epoch', died_at) * 1000) as died_ms" : 'null as reason, null::float8 as died_ms'}
     from postern.${table} s
-    where queue_id = $1::int and ${where} and case when $8::boolean then id else abs(position) end <= $4::bigint order by ${order} limit $5::int) x) y
+    where ${table === 'waiting' ? 'queue_id + 0' : 'queue_id'} = $1::int and ${where} and case when $8::boolean then id else abs(position) end <= $4::bigint order by ${order} limit $5::int) x) y
 where nth = 1 or running <= $7::bigint`
 }
 
-/** Primary keys, `scheduled_queue` and `waiting_position`. Ready messages only, and of `waiting` all. */
+/** Primary keys, `scheduled_queue` and `waiting_place`. Ready messages only, and of `waiting` all. */
 const readTexts: Record<LetterTable, string> = {
   dead: rows('dead', '0::float8', 'position > $3::float8::bigint and $2::float8 is not null', 'position'),
   messages: rows(
@@ -50,7 +50,7 @@ const readTexts: Record<LetterTable, string> = {
     '(lane, position) > ($2::float8::smallint, $3::float8::bigint) and lease_token = 0 and expires_at > now()',
     'lane, position',
   ),
-  waiting: rows('waiting', '0::float8', 'position > $3::float8::bigint and $2::float8 is not null', 'position'),
+  waiting: rows('waiting', '0::float8', 'position + 0 > $3::float8::bigint and $2::float8 is not null', 'position + 0'),
   scheduled: rows(
     'scheduled',
     "date_part('epoch', due_at)",

@@ -26,12 +26,13 @@ export type MoveKind = 'nack' | 'reject' | 'return' | 'expired' | 'gone' | 'max_
 /** What became of one message: `queue_id`, `lane` and `position` say where it is ready now, when it is. */
 export type MovedRow = {
   ord: number
-  fate: 'ready' | 'delayed' | 'dead' | 'dropped'
+  /** `waiting`: behind its key again, where it was; the key's next message may move up. */
+  fate: 'ready' | 'delayed' | 'waiting' | 'dead' | 'dropped'
   queue_id: number
   lane: number
   position: number
   due_ms: number
-  /** The first of its key has gone for good: the next may move up. */
+  /** Whatever was under way of this key may be over: the next may move up. Nothing up to `freed_chain` is left of the key. */
   freed_key: string | null
   freed_queue_id: number
   freed_chain: number
@@ -43,10 +44,13 @@ export type MovedRow = {
  * The dead-letter queue's row is locked for key share: it is still there at commit, or the letter stays with its queue.
  * A dead letter carries its own body from then on, so that it outlives the topic's log.
  * A message keeps its id and gets a new position in the retry lane of its priority, so no mark ever passes over it.
+ * A keyed message goes back behind its key, at its old place, and takes with it what was leased after it in the same run: those leases are
+ * over, and their attempts count. So they do when it blocks the key. One that an ack or extend has in hand at this moment stays leased, and the key
+ * waits for it. Index `messages_of_key`.
  */
 export const route = `
 r as materialized (
-  select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q.dead_letter_expired, q.on_dead, t.id as target_id, t.ttl_ms as target_ttl_ms,
+  select g.*, q.name as queue_name, q."order" = 'lifo' as lifo, q."order" = 'keyed' and g.chain is not null as keyed, q.dead_letter_expired, q.on_dead, t.id as target_id, t.ttl_ms as target_ttl_ms,
     t.lifo as target_lifo, nextval('postern.message_position') as fresh,
     case when g.kind = 'return' then null when g.kind = 'reject' then 'rejected' when g.kind in ('gone', 'max_attempts') then g.kind
       when g.kind = 'expired' or g.expires_at <= now() then 'expired'
@@ -60,7 +64,7 @@ r as materialized (
     select d.id, d.ttl_ms, d."order" = 'lifo' as lifo from postern.queues d where d.id = q.dead_letter_queue_id for key share) t on true),
 k as materialized (
   select r.*, case when died = 'expired' and not dead_letter_expired then 'dropped' when died is not null and target_id is null then 'dead'
-      when died is not null then 'ready' when wait_ms > 0 then 'delayed' else 'ready' end as fate,
+      when died is not null then 'ready' when keyed then 'waiting' when wait_ms > 0 then 'delayed' else 'ready' end as fate,
     case when died is not null then target_id else queue_id end as to_queue_id,
     case when died is not null then lane | 1 else lane & ~1 end as to_lane,
     case when case when died is not null then target_lifo else lifo end then -fresh else fresh end as to_position,
@@ -79,6 +83,18 @@ to_scheduled as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body)
   select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body
   from k where fate = 'delayed'),
+after as materialized (
+  select x.tid from k cross join lateral (
+    select m.ctid as tid from postern.messages m
+    where m.queue_id + 0 = k.queue_id and m.key = k.key and m.chain > k.chain and m.lease_token <> 0 for update skip locked) x
+  where k.keyed and (k.fate = 'waiting' or k.died is not null and k.fate <> 'dropped' and k.on_dead = 'block')),
+back as (delete from postern.messages m using after where m.ctid = after.tid returning m.*),
+to_waiting as (
+  insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, attempts, log_id, content_type, headers, body)
+  select queue_id, key, chain, id, due_at, to_lane, enqueued_at, expires_at, case when kind = 'return' then greatest(attempts - 1, 0) else attempts end,
+    log_id, content_type, headers, body from k where fate = 'waiting'
+  union all
+  select queue_id, key, chain, id, now(), lane & ~1, enqueued_at, expires_at, attempts, log_id, content_type, headers, body from back),
 to_blocked as (
   insert into postern.blocked_keys (queue_id, key, chain, message_id, reason, last_error, blocked_at)
   select queue_id, key, chain, id, died, error, now() from k where chain is not null and fate <> 'dropped' and died is not null and on_dead = 'block'
@@ -91,4 +107,5 @@ to_dead as (
 
 export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,
   case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms,
-  case when k.chain is not null and k.died is not null and (k.fate = 'dropped' or k.on_dead = 'continue') then k.key end as freed_key, k.queue_id as freed_queue_id, k.chain as freed_chain`
+  case when k.chain is not null and (k.fate = 'waiting' or k.died is not null and (k.fate = 'dropped' or k.on_dead = 'continue')) then k.key end as freed_key,
+  k.queue_id as freed_queue_id, case when k.fate = 'waiting' then coalesce(k.follows, k.chain) - 1 else coalesce(k.follows - 1, k.chain) end as freed_chain`

@@ -16,7 +16,12 @@ export type SendItem = {
   handFence: number
   /** On a lifo queue positions count down. */
   descending: boolean
+  /** The queue has one order for each key. */
+  keyed: boolean
 }
+
+/** The place up to which a key is known to be done; 0: nothing is known. */
+export type DoneUpTo = (queueId: number, key: string) => number
 
 /** Where a ready message that goes before a handed-over one could lie: a lane and its mark. */
 export type Probe = { queueId: number; lane: number; mark: number }
@@ -53,8 +58,11 @@ const boundedQueue = `
  * A message is handed over (stored already leased) only when the queue may lease and, in this statement's snapshot, no
  * ready message lies before it. The result is arrays, in the order asked: one row is cheaper than a thousand.
  */
-const statement = (name: string, queues: string, keyed: boolean): string => `/* ${name} */
-with s as materialized (${queues}),${keyed ? lockedKeys : ''}
+function statement(name: string, queues: string, keysFrom: number | null): string {
+  const keyed = keysFrom !== null
+  const keyArrays = keyed ? [0, 1].map((at) => `, $${keysFrom + at}::int[]`).join('') : ''
+  return `/* ${name} */
+with s as materialized (${queues}),${keyed ? openKeys(keysFrom + 2) : ''}
 a as materialized (
   select array_agg(coalesce(s.id, 0) order by s.slot) as id, array_agg(coalesce(s.lifo, false) order by s.slot) as lifo,
     array_agg(coalesce(s.keyed, false) order by s.slot) as keyed, array_agg(coalesce(s.fair, false) order by s.slot) as fair,
@@ -67,15 +75,16 @@ a as materialized (
     (select b.taken from s b where b.slot = 1) as taken
   from s),
 n as materialized (
-  select i.*, ${keyed ? 'i.key is not null and a.keyed[i.slot]' : 'false'} as keyed, ${keyed ? 'i.key is not null and a.fair[i.slot]' : 'false'} as fair, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
+  select i.*, ${keyed ? 'i.key is not null and a.keyed[i.slot]' : 'false'} as keyed, ${keyed ? 'i.key is not null and a.fair[i.slot]' : 'false'} as fair,
+    ${keyed ? 'coalesce(i.nth <= g.room[i.nth_key], false)' : 'false'} as open, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
     coalesce(a.taken[i.ord], true) and a.id[i.slot] > 0 as taken,
     coalesce(nullif(i.ttl_ms, -1), a.ttl[i.slot]) as lifetime_ms,
     case when i.deliver_at_ms >= 0 then to_timestamp(i.deliver_at_ms / 1000.0)
       else now() + coalesce(nullif(i.delay_ms, -1), a.delay[i.slot]) * interval '1 ms' end as due_at
   from unnest($2::int[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[],
-    $10::int[], $11::int[], $13::int[], $17::int[], $22::int[])
-    with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, hand_fence, ord)
-  cross join a${keyed ? ' cross join g where g.n >= 0' : ''}),
+    $10::int[], $11::int[], $13::int[], $17::int[], $22::int[]${keyArrays})
+    with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, hand_fence${keyed ? ', nth_key, nth' : ''}, ord)
+  cross join a${keyed ? ' cross join g' : ''}),
 f as materialized (
   insert into postern.dedup as d (queue_id, dedup_id, message_id, expires_at)
   select a.id[x.slot], x.dedup_id, n.id[x.first], now() + case when n.taken[x.first] then a.dedup_window[x.slot] else 0 end * interval '1 ms'
@@ -86,14 +95,14 @@ f as materialized (
     expires_at = case when d.expires_at > now() then d.expires_at else excluded.expires_at end
   returning message_id, expires_at > now() as live),
 w as materialized (
-  select n.*, n.keyed or n.fair and n.due_at <= now() as chained, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
-    n.due_at <= now() as ready, n.hand_ms > 0 and not n.keyed and not n.fair and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
+  select n.*, (n.keyed or n.fair and n.due_at <= now()) and not (n.open and n.due_at <= now()) as chained, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
+    n.due_at <= now() as ready, n.hand_ms > 0 and (n.open or not n.keyed) and not n.fair and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
   from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
 m as (
-  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body,
+  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body, chain,
     lease_token, leased_until, attempts)
   select queue_id, lane, position, id, now(), now() + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
-    substring($12::bytea from body_from for body_bytes), case when handed then $18::bigint else 0 end,
+    substring($12::bytea from body_from for body_bytes), case when keyed or fair then id end, case when handed then $18::bigint else 0 end,
     case when handed then now() + hand_ms * interval '1 ms' else '-infinity' end, handed::int
   from w where taken and ready and first_id = id and not chained),
 l as (
@@ -110,14 +119,18 @@ select array_agg(first_id order by ord)::text as ids,
   case when bool_or(not ready) then array_agg(case when ready then 0 else date_part('epoch', due_at) * 1000 end order by ord)::text end as due,
   date_part('epoch', now()) * 1000 as now_ms
 from w`
+}
 
-/** Before positions are drawn: those of one key follow the order of commits. */
-const lockedKeys = `
+/**
+ * The distinct keys, and how many messages of each need not wait behind others. Locks them before positions are drawn: those of one key
+ * follow the order of commits.
+ */
+const openKeys = (from: number): string => `
 g as materialized (
-  select postern.lock_keys(array_agg(s.id), array_agg(i.key)) as n from unnest($2::int[], $8::text[]) i(slot, key)
-  join s on s.slot = i.slot and (s.keyed or s.fair) where i.key is not null),`
+  select postern.open_keys(array_agg(coalesce(s.id, 0) order by p.ord), array_agg(p.key order by p.ord), array_agg(p.done order by p.ord)) as room
+  from unnest($${from}::int[], $${from + 1}::text[], $${from + 2}::bigint[]) with ordinality p(slot, key, done, ord)
+  left join s on s.slot = p.slot and (s.keyed or s.fair)),`
 
-/** Whether anything of its key is under way is not asked here: that takes a look that is newer than the lock. */
 const behind = `,
 v as (
   insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
@@ -125,41 +138,80 @@ v as (
     substring($12::bytea from body_from for body_bytes)
   from w where taken and first_id = id and chained)`
 
-const sendText = statement('send', unboundedQueues, false)
-const sendKeyedText = statement('send to keyed queues', unboundedQueues, true)
-const sendBoundedText = statement('send to a bounded queue', boundedQueue, false)
-const sendBoundedKeyedText = statement('send to a bounded keyed queue', boundedQueue, true)
+const sendText = statement('send', unboundedQueues, null)
+const sendKeyedText = statement('send to keyed queues', unboundedQueues, 24)
+const sendBoundedText = statement('send to a bounded queue', boundedQueue, null)
+const sendBoundedKeyedText = statement('send to a bounded keyed queue', boundedQueue, 27)
 
 type Row = { ids: string | null; states: string; due: string | null; now_ms: number }
 
-/** Stores messages of any number of queues that have no bound, all with keys in order (keyed, fair) or none. `token` must be new; `gateway` is who asks. */
+/**
+ * Stores messages of any number of queues that have no bound. `token` must be new; `gateway` is who asks. `doneUpTo` is given when the
+ * queues have an order for each key (keyed) or turns (fair), and null when none of them has.
+ */
 export async function send(
   db: Database,
   items: readonly SendItem[],
   probes: readonly Probe[],
   token: number,
   gateway: string,
-  keyed: boolean,
+  doneUpTo: DoneUpTo | null,
 ): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(keyed ? sendKeyedText : sendText, parameters(items, probes, token, gateway))
-  return answer(row, items.length)
-}
-
-/** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
-export async function sendBounded(db: Database, items: readonly SendItem[], keyed: boolean): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(keyed ? sendBoundedKeyedText : sendBoundedText, [
-    ...parameters(items, [], 0, ''),
-    numbers(items.map((item) => item.message.body.length)),
-    texts(items.map((item) => item.message.dedupId)),
-    numbers(items.map((item) => item.group)),
+  const [row] = await db.hot<Row>(doneUpTo ? sendKeyedText : sendText, [
+    ...parameters(items, probes, token, gateway),
+    ...(doneUpTo ? keyParameters(items, doneUpTo) : []),
   ])
   return answer(row, items.length)
 }
 
-function parameters(items: readonly SendItem[], probes: readonly Probe[], token: number, gateway: string) {
+/** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
+export async function sendBounded(
+  db: Database,
+  items: readonly SendItem[],
+  doneUpTo: DoneUpTo | null,
+): Promise<SendAnswer> {
+  const [row] = await db.hot<Row>(doneUpTo ? sendBoundedKeyedText : sendBoundedText, [
+    ...parameters(items, [], 0, ''),
+    numbers(items.map((item) => item.message.body.length)),
+    texts(items.map((item) => item.message.dedupId)),
+    numbers(items.map((item) => item.group)),
+    ...(doneUpTo ? keyParameters(items, doneUpTo) : []),
+  ])
+  return answer(row, items.length)
+}
+
+/** Of the queues in a statement, in order, and where each has its place, from 1. */
+function slotsOf(items: readonly SendItem[]): { queueIds: number[]; slotOf(queueId: number): number } {
   const queueIds = [...new Set(items.map((item) => item.queueId))].sort((a, b) => a - b)
   const slots = new Map(queueIds.map((id, at) => [id, at + 1]))
-  const slotOf = (queueId: number): number => slots.get(queueId) ?? 0
+  return { queueIds, slotOf: (queueId) => slots.get(queueId) ?? 0 }
+}
+
+/** For each message the place of its key among the distinct ones (from 1; 0: none), and which of its key it is; then the distinct keys. */
+function keyParameters(items: readonly SendItem[], doneUpTo: DoneUpTo) {
+  const { slotOf } = slotsOf(items)
+  const keys = new Map<string, { at: number; slot: number; key: string; done: number; count: number }>()
+  const places = items.map(({ queueId, message: { key } }) => {
+    if (key === null) return { at: 0, nth: 0 }
+    const name = `${queueId} ${key}`
+    const known = keys.get(name)
+    const each = known ?? { at: keys.size + 1, slot: slotOf(queueId), key, done: doneUpTo(queueId, key), count: 0 }
+    if (!known) keys.set(name, each)
+    each.count++
+    return { at: each.at, nth: each.count }
+  })
+  const distinct = [...keys.values()]
+  return [
+    numbers(places.map((place) => place.at)),
+    numbers(places.map((place) => place.nth)),
+    numbers(distinct.map((each) => each.slot)),
+    texts(distinct.map((each) => each.key)),
+    numbers(distinct.map((each) => each.done)),
+  ]
+}
+
+function parameters(items: readonly SendItem[], probes: readonly Probe[], token: number, gateway: string) {
+  const { queueIds, slotOf } = slotsOf(items)
   const { dedup, entries } = dedupEntries(items, slotOf)
   const offsets = startsOf(items.map((item) => item.message.body.length))
   const of = (read: (message: NewMessage) => number): string => numbers(items.map((item) => read(item.message)))

@@ -19,15 +19,17 @@ const place = (receipts: readonly Receipt[]) => [
 
 /**
  * Deletes by ctid, which Postgres visits in physical order: two acks of the same messages in different orders do not
- * deadlock. Two acks of one lease: the second finds nothing. Primary key of `messages`.
+ * deadlock. Two acks of one lease: the second finds nothing. Of a run all before its first is done, whichever of it was acked. Primary key
+ * of `messages`.
  */
 const ackText = `/* ack */
 with d as (
   delete from postern.messages where ctid = any (array(
     select x.tid from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) a(queue_id, lane, position, token) ${held('')}))
-  returning queue_id, lane, position, key, chain)
+  returning queue_id, lane, position, key, coalesce(follows - 1, chain) as done)
 select array_agg(queue_id || ' ' || lane || ' ' || position) as places,
-  jsonb_agg(jsonb_build_object('queueId', queue_id, 'key', key, 'after', chain)) filter (where chain is not null) as freed from d`
+  (select jsonb_agg(jsonb_build_object('queueId', x.queue_id, 'key', x.key, 'after', x.done)) from (
+    select queue_id, key, max(done) as done from d where done is not null group by queue_id, key) x) as freed from d`
 
 /** The name of a place, for looking up. A position alone is not enough: copies of one publish share it. */
 export const placeOf = ({ queueId, lane, position }: Pick<Receipt, 'queueId' | 'lane' | 'position'>): string =>
@@ -125,6 +127,7 @@ where exists (
       select 1 from postern.messages m
       where m.queue_id = x.queue_id and m.lane = l.lane and m.position = p.position limit 1) y)
   or exists (select 1 from postern.scheduled s where s.id = x.id and s.queue_id = x.queue_id)
+  or exists (select 1 from postern.waiting w where w.queue_id + 0 = x.queue_id and w.position + 0 = x.id)
   or exists (select 1 from postern.waiting w where w.id = x.id and w.id <> w.position and w.queue_id = x.queue_id)
   or exists (select 1 from postern.dead d where d.id = x.id and d.queue_id = x.queue_id)`
 

@@ -1,0 +1,93 @@
+DROP INDEX "postern"."messages_chain";--> statement-breakpoint
+DROP INDEX "postern"."scheduled_chain";--> statement-breakpoint
+DROP INDEX "postern"."waiting_position";--> statement-breakpoint
+ALTER TABLE "postern"."messages" ADD COLUMN "follows" bigint;--> statement-breakpoint
+CREATE INDEX "messages_of_key" ON "postern"."messages" USING btree (("queue_id" + 0),"key","chain") WHERE "postern"."messages"."chain" is not null;--> statement-breakpoint
+CREATE INDEX "scheduled_of_key" ON "postern"."scheduled" USING btree (("queue_id" + 0),"key","chain") WHERE "postern"."scheduled"."chain" is not null;--> statement-breakpoint
+CREATE INDEX "waiting_place" ON "postern"."waiting" USING btree (("queue_id" + 0),("position" + 0));--> statement-breakpoint
+-- A lease of the first message of a key takes messages behind it along. What fails of such a run goes back behind its key with all after it.
+
+-- As before, and first without the lock. Whoever has put a message behind its key, or has ended what was under way, asks only after its
+-- commit; so of two at once the later one sees what the other did, and what there is nothing to do about here is found by it. The order of
+-- a key is looked up by `queue_id + 0`, which only the index meant for it has.
+create or replace function postern.elect(queue_ids int[], for_keys text[], after bigint[])
+returns table (queue_id int, lane smallint, "position" bigint, due_in_ms float8) language plpgsql as $$
+#variable_conflict use_column
+declare qs int[]; ks text[]; hints bigint[];
+begin
+  select array_agg(u.q), array_agg(u.k), array_agg(u.a) into qs, ks, hints from (
+    select x.q, x.k, min(x.a) as a from unnest(queue_ids, for_keys, after) x(q, k, a) group by x.q, x.k) u
+  join postern.queues s on s.id = u.q
+  where exists (
+      select 1 from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a)
+    and (s."order" <> 'keyed'
+      or not exists (select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
+      and not exists (select 1 from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a));
+  if qs is null then return; end if;
+  perform postern.lock_keys(qs, ks);
+  return query
+  with k as materialized (
+    select u.q, u.k, u.a, postern.room_for(u.q, u.k, u.a) as room from unnest(qs, ks, hints) u(q, k, a)),
+  t as materialized (
+    select x.tid from k cross join lateral (
+      select w.ctid as tid from postern.waiting w where w.queue_id = k.q and w.key = k.k and w.position > k.a
+      order by w.queue_id, w.key, w.position limit k.room for update skip locked) x),
+  d as (delete from postern.waiting where ctid = any (array(select tid from t)) returning *),
+  n as materialized (
+    select d.*, nextval('postern.message_position') as fresh from (select * from d order by d.position) d),
+  m as (
+    insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, content_type, key, headers, body, chain)
+    select n.queue_id, n.lane, n.fresh, n.id, n.enqueued_at, n.expires_at, n.attempts, n.content_type, n.key, n.headers, n.body, n.position
+    from n where n.due_at <= now()),
+  s as (
+    insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, attempts, content_type, key, headers, body, chain)
+    select n.due_at, n.queue_id, n.lane, n.fresh, n.id, n.enqueued_at, n.expires_at, n.attempts, n.content_type, n.key, n.headers, n.body, n.position
+    from n where n.due_at > now())
+  select n.queue_id, n.lane, n.fresh, case when n.due_at > now() then (date_part('epoch', n.due_at - now()) * 1000)::float8 end from n;
+end $$;
+--> statement-breakpoint
+-- How many messages of a key may be among `messages` now, beside those that are. A keyed queue's key: one, when nothing of it is under way and no
+-- dead letter has stopped it. A fair queue's: 32 that are ready. `after` as for elect. Ask under the key's lock.
+create function postern.room_for(for_queue int, for_key text, after bigint) returns int language plpgsql volatile as $$
+begin
+  return (
+    select case when q."order" <> 'keyed' then 32 - (select count(*) from (
+        select 1 from postern.messages m
+        where m.queue_id + 0 = for_queue and m.key = for_key and m.chain > after and m.lease_token = 0 limit 32) z)
+      when exists (select 1 from postern.messages m where m.queue_id + 0 = for_queue and m.key = for_key and m.chain > after)
+        or exists (select 1 from postern.scheduled m where m.queue_id + 0 = for_queue and m.key = for_key and m.chain > after)
+        or exists (select 1 from postern.blocked_keys b where b.queue_id = for_queue and b.key = for_key) then 0
+      else 1 end
+    from postern.queues q where q.id = for_queue);
+end $$;
+--> statement-breakpoint
+-- For a send: locks the keys until the transaction ends, and answers for each, in the order given, how many new messages of it need not wait
+-- behind others. Each query in it sees what whoever had the lock before has committed.
+create function postern.open_keys(queue_ids int[], for_keys text[], after bigint[]) returns int[] language plpgsql volatile as $$
+begin
+  perform postern.lock_keys(queue_ids, for_keys);
+  return (
+    select array_agg(case when exists (
+        select 1 from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a) then 0
+      else coalesce(postern.room_for(u.q, u.k, u.a), 0) end order by u.ord)
+    from unnest(queue_ids, for_keys, after) with ordinality u(q, k, a, ord));
+end $$;
+--> statement-breakpoint
+-- Lets a blocked key go on: `again`, its dead letter takes its old place in the order of the key; otherwise the letter stays dead. Ask for the
+-- key's election then. Null: the key is not blocked. False: the letter is not with the dead letters of this queue any more.
+create function postern.unblock_key(for_queue int, for_key text, again boolean) returns boolean language plpgsql as $$
+declare b postern.blocked_keys; found_it boolean := true;
+begin
+  perform postern.lock_keys(array[for_queue], array[for_key]);
+  select * into b from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key for update;
+  if not found then return null; end if;
+  if again then
+    with d as (delete from postern.dead x where x.queue_id = for_queue and x.id = b.message_id returning *)
+    insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
+    select d.queue_id, for_key, b.chain, d.id, now(), d.lane | 1, d.enqueued_at, now() + q.ttl_ms * interval '1 ms', d.content_type, d.headers, d.body
+    from d join postern.queues q on q.id = d.queue_id;
+    found_it := found;
+  end if;
+  if found_it then delete from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key; end if;
+  return found_it;
+end $$;
