@@ -13,16 +13,17 @@ import type { LeasedRow } from './lease.ts'
  * has room for its part of the heads times the length of a run. Primary key of `waiting`.
  */
 const found = `h as materialized (
-  select y.*, least(y.per_key, y.most / ceil(y.heads::float8 / y.receivers)::int, greatest(1, y.room / y.heads)) - 1 as follow
-  from (select t.*, count(*) over (partition by t.queue_id)::int as heads from t) y
-  where y.leads and not y.exhausted and exists (select 1 from postern.messages m where m.ctid = y.tid limit 1)),
+  select y.* from (
+    select z.*, least(z.per_key, z.most / ceil(z.heads::float8 / z.receivers)::int, greatest(1, z.room / z.heads)) - 1 as follow
+    from (select t.*, count(*) over (partition by t.queue_id)::int as heads from t) z) y
+  where y.leads and not y.exhausted and y.follow > 0 and exists (select 1 from postern.messages m where m.ctid = y.tid limit 1)),
 b as materialized (
   select h.queue_id, h.chain, w.* from h cross join lateral (
     select y.*, row_number() over (order by y.position) as step from (
       select w.ctid as tid, w.xmin as version, w.lane, w.position, coalesce(octet_length(w.body), 0) as bytes,
         w.attempts = 0 and w.due_at <= now() and w.expires_at > now() as fit
       from postern.waiting w where w.queue_id = h.queue_id and w.key = h.key and w.position > h.chain
-      order by w.queue_id, w.key, w.position limit greatest(0, h.follow)) y) w),
+      order by w.queue_id, w.key, w.position limit h.follow) y) w),
 o as materialized (
   select b.*, x.held is not null as held from b left join lateral (
     select true as held from postern.waiting w where w.ctid = b.tid and w.xmin = b.version and b.fit limit 1 for update skip locked) x on true),
