@@ -10,29 +10,30 @@ CREATE INDEX "waiting_place" ON "postern"."waiting" USING btree (("queue_id" + 0
 -- As before, and first without the lock. Whoever has put a message behind its key, or has ended what was under way, asks only after its
 -- commit; so of two at once the later one sees what the other did, and what there is nothing to do about here is found by it. The order of
 -- a key is looked up by `queue_id + 0`, which only the index meant for it has. One message of a key at a time on a keyed queue, when nothing of
--- it is under way and no dead letter has stopped it; on a fair one as many as 32 are ready.
+-- it is under way and no dead letter has stopped it; on a fair one as many as 32 are ready. Looks begin at the newest end: while vacuum is held
+-- back the rows of a busy key lie dead before those that live. (In `exists` an order would be dropped.)
 create or replace function postern.elect(queue_ids int[], for_keys text[], after bigint[])
 returns table (queue_id int, lane smallint, "position" bigint, due_in_ms float8) language plpgsql as $$
 #variable_conflict use_column
 declare qs int[]; ks text[]; hints bigint[];
 begin
   select array_agg(u.q), array_agg(u.k), array_agg(u.a) into qs, ks, hints from (
-    select x.q, x.k, min(x.a) as a from unnest(queue_ids, for_keys, after) x(q, k, a) group by x.q, x.k) u
+    select x.q, x.k, max(x.a) as a from unnest(queue_ids, for_keys, after) x(q, k, a) group by x.q, x.k) u
   join postern.queues s on s.id = u.q
-  where exists (
-      select 1 from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a)
-    and (s."order" <> 'keyed'
-      or not exists (select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
-      and not exists (select 1 from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a));
+  where (select true from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a order by w.queue_id desc, w.key desc, w.position desc limit 1)
+    and (s."order" <> 'keyed' or coalesce(
+      (select true from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1),
+      (select true from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1)) is null);
   if qs is null then return; end if;
   perform postern.lock_keys(qs, ks);
   return query
   with k as materialized (
     select u.q, u.k, u.a, case
       when s."order" <> 'keyed' then 32 - (select count(*) from (
-        select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a and m.lease_token = 0 limit 32) z)
-      when exists (select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
-        or exists (select 1 from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
+        select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a and m.lease_token = 0
+        order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 32) z)
+      when (select true from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1)
+        or (select true from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1)
         or exists (select 1 from postern.blocked_keys b where b.queue_id = u.q and b.key = u.k) then 0
       else 1 end as room
     from unnest(qs, ks, hints) u(q, k, a) join postern.queues s on s.id = u.q),
@@ -63,11 +64,12 @@ begin
   return (
     select array_agg(coalesce(x.room, 0) order by u.ord) from unnest(queue_ids, for_keys, after) with ordinality u(q, k, a, ord)
     left join lateral (
-      select case when exists (select 1 from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a) then 0
+      select case when (select true from postern.waiting w where w.queue_id = u.q and w.key = u.k and w.position > u.a order by w.queue_id desc, w.key desc, w.position desc limit 1) then 0
       when s."order" <> 'keyed' then 32 - (select count(*) from (
-        select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a and m.lease_token = 0 limit 32) z)
-      when exists (select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
-        or exists (select 1 from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a)
+        select 1 from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a and m.lease_token = 0
+        order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 32) z)
+      when (select true from postern.messages m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1)
+        or (select true from postern.scheduled m where m.queue_id + 0 = u.q and m.key = u.k and m.chain > u.a order by m.queue_id + 0 desc, m.key desc, m.chain desc limit 1)
         or exists (select 1 from postern.blocked_keys b where b.queue_id = u.q and b.key = u.k) then 0
       else 1 end as room
       from postern.queues s where s.id = u.q) x on true);

@@ -270,7 +270,7 @@ test('messages that are edited while they wait are not overtaken by the next of 
   }
   await Promise.all(editing)
   expect(seen).toEqual(Array.from({ length: count }, (_, n) => `${n}`))
-  expect(edits).toBeGreaterThan(count / 2)
+  expect(edits).toBeGreaterThan(count / 4)
 }, 60_000)
 
 test('random producers, consumers, nacks and crashes on two gateways: per-key order, one lease a key, nothing lost', async () => {

@@ -165,7 +165,7 @@ describe('on a keyed queue', () => {
     expect(await change('keyed', first, { delay: '400ms' })).toMatchObject({ state: 'delayed' })
     expect(await order('keyed')).toEqual([])
     for (const expected of ['1', 'two', '3']) {
-      const [got] = await app.receive('keyed', '?max=5&wait=10s')
+      const [got] = await app.receive('keyed', '?wait=10s')
       expect(got?.body).toBe(expected)
       await app.request(`/v1/leases/${got?.receipt}`, { method: 'DELETE' })
     }

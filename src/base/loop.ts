@@ -7,11 +7,18 @@ export type Loop = {
   stop(): Promise<void>
 }
 
+type Options = {
+  retryMs: number
+  failed(error: unknown): void
+  /** It rests at least so many times as long as the step took, whether it failed or not; 0 when not given. */
+  restTimes?: number
+}
+
 /**
  * Runs `step` again and again; it returns the milliseconds to rest. A step that throws is reported and tried again
  * after `retryMs`.
  */
-export function loop(step: () => Promise<number>, options: { retryMs: number; failed(error: unknown): void }): Loop {
+export function loop(step: () => Promise<number>, options: Options): Loop {
   let timer: Timer | undefined
   let dueMs = 0
   let running: Promise<void> | undefined
@@ -20,13 +27,14 @@ export function loop(step: () => Promise<number>, options: { retryMs: number; fa
 
   async function run(): Promise<void> {
     let rest = options.retryMs
+    const startMs = monotonicMs()
     try {
       rest = await step()
     } catch (error) {
       options.failed(error)
     }
     running = undefined
-    schedule(nudged ? 0 : rest)
+    schedule(nudged ? 0 : Math.max(rest, (options.restTimes ?? 0) * (monotonicMs() - startMs)))
   }
 
   function schedule(ms: number): void {

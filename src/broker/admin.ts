@@ -15,7 +15,7 @@ import {
   type QueueSettings,
   type StoredMessage,
 } from '../model/index.ts'
-import type { Appended, Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
+import type { Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { cutPage, decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'

@@ -12,6 +12,8 @@ const beginningOfTimeS = 1e9
 const promoteAtOnce = 1000
 const leasesAtOnce = 20
 const restMs = 500
+/** While vacuum is held back a walk passes over every dead row, and may fail at its deadline: it may take a twentieth of a core, not more. */
+const restTimes = 20
 const walkStep = 5000
 const trimStep = 2000
 const keysAtOnce = 500
@@ -85,14 +87,12 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
   let cursor = start
   const walking = loop(
     async () => {
-      const startMs = monotonicMs()
       const { moved: rows, next } = await store.retire(db, cursor, walkStep)
       moved(rows)
       cursor = next ?? start
-      // While vacuum is held back the walk passes over every dead row: it may take a twentieth of a core, not more.
-      return Math.max(next ? 100 : 1000, 20 * (monotonicMs() - startMs))
+      return next ? 100 : 1000
     },
-    { retryMs: 1000, failed: failed('retire') },
+    { retryMs: 1000, failed: failed('retire'), restTimes },
   )
 
   const cleaning = loop(
@@ -104,7 +104,7 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
       const deleted = await store.sweep(db, gone, messageStates, Number.MAX_SAFE_INTEGER, 10_000)
       return deleted > 0 ? 50 : 10_000
     },
-    { retryMs: 5000, failed: failed('clean up') },
+    { retryMs: 5000, failed: failed('clean up'), restTimes },
   )
 
   /** Whose next message was not moved up: the gateway that should have has died, or a message was deleted. */
@@ -113,26 +113,24 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
   let anew = true
   const electing = loop(
     async () => {
-      const startMs = monotonicMs()
       const keys = await store.waitingKeys(db, walked, keysAtOnce)
       walked = keys.length === keysAtOnce ? (keys.at(-1) ?? walked) : { queueId: 0, key: '' }
       // Now and then without what is believed to be done.
       elect(keys.map((each) => ({ ...each, after: anew ? -1 : 0 })))
       if (keys.length < keysAtOnce) anew = electFrom() === beginningOfTimeS
-      return Math.max(keys.length === keysAtOnce ? 100 : 1000, 20 * (monotonicMs() - startMs))
+      return keys.length === keysAtOnce ? 100 : 1000
     },
-    { retryMs: 1000, failed: failed('elect') },
+    { retryMs: 1000, failed: failed('elect'), restTimes },
   )
 
   let trimmed: LogCursor = { at: -1, id: 0 }
   const trimming = loop(
     async () => {
-      const startMs = monotonicMs()
       const next = await store.trimTopicLog(db, trimmed, trimStep)
       trimmed = next ?? { at: -1, id: 0 }
-      return Math.max(next ? 100 : 5_000, 5 * (monotonicMs() - startMs))
+      return next ? 100 : 5_000
     },
-    { retryMs: 5_000, failed: failed('trim topic log') },
+    { retryMs: 5_000, failed: failed('trim topic log'), restTimes: 5 },
   )
 
   let subscription = 0

@@ -2,7 +2,6 @@
  * Runs: a lease of the first message of a key takes along messages that wait behind it, as one lease of several consecutive messages. What
  * is taken along is deleted from `waiting` and stored leased. Parts of the lease statement, and the order of its answer.
  */
-import type { LeasedRow } from './lease.ts'
 
 /**
  * Follows `t`, the heads. A head is locked and was in `messages` since this statement's snapshot, so nobody else moves its key; one that was
@@ -54,9 +53,11 @@ from along`
 
 export const following = { found, taken, rows }
 
+type Placed = { queue_id: number; chain: number | null; follows: number | null }
+
 /** Each run behind its first message, in the order of its key; all else as it comes. What is left of a run whose first is gone comes last. */
-export function inRuns(sorted: readonly LeasedRow[]): LeasedRow[] {
-  const runs = new Map<string, LeasedRow[]>()
+export function inRuns<Row extends Placed>(sorted: readonly Row[]): Row[] {
+  const runs = new Map<string, Row[]>()
   for (const row of sorted) {
     if (row.follows === null) continue
     const name = `${row.queue_id} ${row.follows}`
@@ -65,7 +66,7 @@ export function inRuns(sorted: readonly LeasedRow[]): LeasedRow[] {
     else runs.set(name, [row])
   }
   for (const run of runs.values()) run.sort((a, b) => (a.chain ?? 0) - (b.chain ?? 0))
-  const ordered: LeasedRow[] = []
+  const ordered: Row[] = []
   for (const row of sorted) {
     if (row.follows !== null) continue
     const name = `${row.queue_id} ${row.chain}`
