@@ -186,6 +186,48 @@ describe('bodies in flight', () => {
   })
 })
 
+describe('a JSON body with far too many members', () => {
+  const many = (count: number, member: (n: number) => string) =>
+    Array.from({ length: count }, (_, n) => member(n)).join(',')
+  const wrong = many(50_000, (n) => `"a${n}":1`)
+  test.each([
+    ['POST', '/v1/queues/q/settle', `{"ack":[${many(50_000, () => '1')}]}`, '/ack'],
+    ['POST', '/v1/queues/q/settle', `{${wrong}}`, ''],
+    ['PATCH', '/v1/queues/q/messages/msg_1', `{"headers":{${many(9_000, (n) => `"a${n}":1`)}}}`, '/headers'],
+    ['PATCH', '/v1/queues/q/messages/msg_1', `{"headers":{${wrong}}}`, '/headers'],
+    ['POST', '/v1/queues/q/messages/batch', `{"messages":[{"body":[1],${wrong}}]}`, '/messages/0'],
+    [
+      'POST',
+      '/v1/queues/q/messages/batch?atomic=true',
+      `{"messages":[{"body":1,"headers":{${wrong}}}]}`,
+      '/messages/0/headers',
+    ],
+    ['POST', '/v1/queues/q/redrive', `{"filter":{"key":[${many(50_000, () => '1')}]}}`, '/filter/key'],
+  ])('%s %s is refused with one error that names where they are', async (method, path, body, pointer) => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const answer = await app.request(path, { method, body, headers: { 'content-type': 'application/json' } })
+    expect(await refusal(answer)).toEqual(invalidField(pointer))
+  })
+
+  test('is stored when it is a message’s own', async () => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const messages = [{ body: Array.from({ length: 50_000 }, (_, n) => n) }]
+    const answer = await app.request('/v1/queues/q/messages/batch', { method: 'POST', json: { messages } })
+    expect(await answer.json()).toMatchObject({ results: [{ id: expect.any(String) }] })
+  })
+
+  test('in one message of a batch, what is wrong is told for the first ten', async () => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const message = Object.fromEntries(Array.from({ length: 9_000 }, (_, n) => [`a${n}`, 1]))
+    const answer = await app.request('/v1/queues/q/messages/batch', { method: 'POST', json: { messages: [message] } })
+    const { results } = (await answer.json()) as { results: { error: { detail: string } }[] }
+    expect(results[0]?.error.detail).toMatch(/is not known here \(and 8990 more\)$/)
+  })
+})
+
 test('more receives than may wait are 503; a place that is left is free', async () => {
   const database = await testDatabase()
   const broker = brokerOn(database.url, 6, { maxWaiting: 2 })
