@@ -3,7 +3,8 @@ import { BrokerError, firstFire, invalid, nextFire, parseCron, type Schedule } f
 import type { Database, ScheduleNow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { pageByName } from './cursor.ts'
-import { cronOf, firesOf, firing, keep, type Told } from './schedules.ts'
+import { firing, keep, type Told } from './firing.ts'
+import { cronOf, firesOf } from './schedules.ts'
 import type { ScheduleAdmin, ScheduleWithFires } from './types.ts'
 
 const firesShown = 5
@@ -74,7 +75,7 @@ export function createScheduleAdmin({ db, told, changed }: Options): ScheduleAdm
       const fire = await locked(name, check, async (inside, { schedule, nowMs }) => {
         const fire = await firing(inside, schedule, nowMs, later.told)
         const nextMs = schedule.nextFireAt?.getTime() ?? null
-        await store.recordFire(inside, name, nextMs, { ...fire, error: fire.error?.message ?? null })
+        await store.recordFires(inside, [{ name, nextMs, fire: { ...fire, error: fire.error?.message ?? null } }])
         return fire
       })
       later.tell()
