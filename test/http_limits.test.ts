@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import type { HttpDeps } from '../src/http/index.ts'
+import { type HttpDeps, networkOf } from '../src/http/index.ts'
 import { invalidField, refusal, rootKey, type TestApp, testApp } from './support/app.ts'
 import { brokerOn, message } from './support/broker.ts'
 import { testDatabase } from './support/postgres.ts'
@@ -96,6 +96,100 @@ describe('request rates', () => {
     const app = await start({ rateLimit: { count: 3, perMs: 1000 } })
     await app.request('/v1/queues/q', { method: 'PUT' })
     expect(await app.send('q', ...Array.from({ length: 100 }, (_, n) => `${n}`))).toHaveLength(100)
+  })
+})
+
+describe('requests without a valid key', () => {
+  const unknown = (n: number) => `postern_${String(n).padStart(16, '0')}_${'x'.repeat(43)}`
+  /** And how often a key that was not valid lately was looked up. */
+  async function guarded(rateLimitRefused: HttpDeps['rateLimitRefused']) {
+    const looks: string[] = []
+    const app = await start({
+      ...{ rootKey, open: false, rateLimitRefused },
+      broken: (broker) => ({
+        authenticate: (secret, guessing) =>
+          broker.authenticate(secret, () => {
+            guessing?.()
+            looks.push(secret)
+          }),
+      }),
+    })
+    const keyOf = async () => {
+      const json = { name: 'k', scopes: [{ actions: ['read'], queues: ['*'] }] }
+      const answer = await app.request('/v1/keys', { method: 'POST', headers: bearer(rootKey), json })
+      return ((await answer.json()) as { key: string }).key
+    }
+    const list = async (headers: Record<string, string>) => app.request('/v1/queues', { headers })
+    return { app, looks, keyOf, list }
+  }
+
+  test('beyond their rate are 429 before anything is looked up; a key that has been valid goes on, and so does the root key', async () => {
+    const { looks, keyOf, list } = await guarded(hour(1))
+    const key = await keyOf()
+    const first = await list(bearer(key))
+    expect([first.status, first.headers.get('ratelimit')]).toEqual([200, null])
+    const refused = await list(bearer(unknown(0)))
+    expect(refused.headers.get('ratelimit')).toBe('"refused";r=0;t=3600')
+    expect(await refusal(refused)).toMatchObject({ status: 401 })
+    for (let n = 1; n < 20; n++) await list(bearer(unknown(n)))
+    expect(looks).toEqual([key, unknown(0)])
+    for (const headers of [{}, { authorization: 'Basic x' }, bearer('short'), bearer(unknown(99))]) {
+      const answer = await list(headers)
+      expect(answer.headers.get('retry-after')).toBe('3600')
+      expect(await refusal(answer)).toMatchObject({ status: 429, code: 'rate_limited' })
+    }
+    expect((await list(bearer(key))).status).toBe(200)
+    expect((await list(bearer(rootKey))).status).toBe(200)
+  })
+
+  test('a key that is valid costs nothing, however new; without a limit none is refused', async () => {
+    const { keyOf, list, app } = await guarded(hour(1))
+    for (let n = 0; n < 5; n++) expect((await list(bearer(await keyOf()))).status).toBe(200)
+    expect((await list({})).status).toBe(401)
+    expect((await list({})).status).toBe(429)
+    expect((await app.request('/healthz')).status).toBe(200)
+    const free = await guarded(null)
+    for (let n = 0; n < 5; n++) expect((await free.list({})).status).toBe(401)
+  })
+
+  test('a key that was revoked is one of them', async () => {
+    const { keyOf, list, app } = await guarded(hour(1))
+    const key = await keyOf()
+    expect((await list(bearer(key))).status).toBe(200)
+    await app.request(`/v1/keys/${key.split('_')[1]}`, { method: 'DELETE', headers: bearer(rootKey) })
+    expect((await list(bearer(key))).status).toBe(401)
+    expect((await list(bearer(key))).status).toBe(429)
+  })
+
+  test('are counted by address', () => {
+    expect(['10.0.0.1', '::ffff:10.0.0.1'].map(networkOf)).toEqual(['10.0.0.1', '::ffff:10.0.0.1'])
+    expect(['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::9', 'fe80::1%eth0', '::1', '2001:db8::'].map(networkOf)).toEqual([
+      ...['2001:db8:1:2', '2001:db8:1:2', 'fe80:0:0:0', '0:0:0:0', '2001:db8:0:0'],
+    ])
+  })
+})
+
+describe('answers that are not read', () => {
+  test('keep others from asking for more, until they are read or their client has gone; sending and settling go on', async () => {
+    const app = await start({ maxAnswersInFlightBytes: 1024 * 1024 })
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    for (let n = 0; n < 12; n++)
+      await app.request('/v1/queues/q/messages', { method: 'POST', body: 'x'.repeat(1_000_000) })
+    const { port } = await app.listen()
+    const lazy = connect(port, '127.0.0.1').pause()
+    await once(lazy, 'connect')
+    lazy.write('GET /v1/queues/q/messages HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+    const browse = () => app.request('/v1/queues/q/messages?limit=1')
+    await vi.waitFor(async () => expect((await browse()).status).toBe(503))
+    const receive = await app.request('/v1/queues/q/receive', { method: 'POST' })
+    expect(receive.headers.get('retry-after')).toBe('1')
+    expect(await refusal(receive)).toMatchObject({ status: 503, code: 'unavailable' })
+    expect((await app.request('/v1/queues/q/messages', { method: 'POST', body: 'y' })).status).toBe(201)
+    const settled = await app.request('/v1/queues/q/settle?receive=1', { method: 'POST', json: { ack: ['none'] } })
+    expect(await settled.json()).toMatchObject({ results: [{ outcome: 'invalid_receipt' }], messages: [] })
+    lazy.destroy()
+    await vi.waitFor(async () => expect((await browse()).status).toBe(200))
+    expect(await app.receive('q')).toHaveLength(1)
   })
 })
 

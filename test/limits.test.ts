@@ -51,6 +51,18 @@ describe('a limiter', () => {
     expect(take('a', rate, 50_000)).toMatchObject({ allowed: true, remaining: 9 })
   })
 
+  test('what is given back may be taken again, and never comes to more than the burst', () => {
+    const { take, give } = limiter(10)
+    const rate = { count: 2, perMs: 1000 }
+    for (let n = 0; n < 2; n++) take('a', rate, 0)
+    give('a', rate)
+    expect(take('a', rate, 0).allowed).toBe(true)
+    expect(take('a', rate, 0).allowed).toBe(false)
+    for (let n = 0; n < 9; n++) give('a', rate)
+    give('unknown', rate)
+    expect(take('a', rate, 0)).toMatchObject({ allowed: true, remaining: 1 })
+  })
+
   test('a rate under one a second allows one at once', () => {
     const { take } = limiter(10)
     const rate = { count: 1, perMs: 60_000 }

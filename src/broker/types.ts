@@ -278,8 +278,11 @@ export type Broker = {
   receive(queue: string, options: ReceiveOptions): Promise<Received>
   /** Resolves after the commit, in the order given. Throws forbidden, queue_not_found, unavailable. */
   settle(actions: readonly SettleAction[], options: SettleOptions): Promise<Settled[]>
-  /** Who holds this API key; null when nobody does, or it has expired or was revoked. */
-  authenticate(secret: string): Promise<Principal | null>
+  /**
+   * Who holds this API key; null when nobody does, or it has expired or was revoked. `guessing` is called before anything is looked up
+   * for a key that was not valid here lately; it may throw.
+   */
+  authenticate(secret: string, guessing?: () => void): Promise<Principal | null>
   admin: Admin
   desk: Desk
   /** Begins upkeep and listening to other gateways. */

@@ -4,7 +4,7 @@ import type { Broker, Received } from '../broker/index.ts'
 import { type Delivery, formatDuration, invalid, limits, type Principal } from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
-import { type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
+import { checkAnswers, type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
 import { durationParam, flagParam, integerParam, shortText } from './fields.ts'
 import { headerBytes, headersToSend, idempotencyKey } from './message_headers.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
@@ -95,6 +95,7 @@ export async function take(
 ): Promise<Delivery[]> {
   checkWait(wait, maxWaitMs)
   ignoreBody(exchange)
+  checkAnswers(exchange)
   const received = await broker.receive(queue, {
     max: max ?? 1,
     waitMs: wait ?? 0,

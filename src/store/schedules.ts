@@ -89,13 +89,29 @@ export async function findSchedule(db: Database, name: string): Promise<Schedule
   return row ? scheduleFrom(row) : null
 }
 
-/** Ordered by name, after `afterName`. Primary key. */
-export async function listSchedules(db: Database, afterName: string, limit: number): Promise<Schedule[]> {
-  const rows = await db.calm<Row>(
-    '/* list schedules */ select * from postern.schedules where name > $1 order by name limit $2::int',
+/** Ordered by name, after `afterName`; fewer than `limit` when their bodies are large, and `more` when there may be others. Primary key. */
+export async function listSchedules(
+  db: Database,
+  afterName: string,
+  limit: number,
+): Promise<{ schedules: Schedule[]; more: boolean }> {
+  const rows = await db.calm<Row & { found: number }>(
+    `/* list schedules */ select * from (${bodiesSummed(
+      'select * from postern.schedules where name > $1 order by name limit $2::int',
+    )}) y where ${bodiesFit}`,
     [afterName, limit],
   )
-  return rows.map(scheduleFrom)
+  return { schedules: rows.map(scheduleFrom), more: isMore(rows, limit) }
+}
+
+/** Of bodies that are read together. */
+export const schedulesBytes = 8 * 1024 * 1024
+const bodiesSummed = (rows: string): string =>
+  `select x.*, sum(octet_length(body)) over (rows unbounded preceding) as running, row_number() over () as nth, count(*) over () as found from (${rows}) x`
+const bodiesFit = `nth = 1 or running <= ${schedulesBytes}`
+const isMore = (rows: readonly { found: number }[], limit: number): boolean => {
+  const found = rows[0]?.found ?? 0
+  return found > rows.length || found === limit
 }
 
 /** Until the transaction ends nobody else changes it, and it does not fire. */
@@ -138,9 +154,6 @@ export async function untilFire(db: Database, lookBackS: number): Promise<number
   return row ? row.ms : null
 }
 
-/** Of bodies that are claimed together. */
-const claimedBytes = 8 * 1024 * 1024
-
 /**
  * Schedules that are due, the earliest first, but for those `aside`; `more`: there may be others. Until the transaction ends no other gateway can claim them: it passes
  * over locked rows, and one that was fired meanwhile is read again and found to be due later. Index `schedules_next_fire`.
@@ -152,19 +165,15 @@ export async function claimDue(
   aside: readonly string[] = [],
 ): Promise<{ due: ScheduleNow[]; more: boolean }> {
   const rows = await db.hot<Row & { now_ms: number; found: number }>(
-    `/* claim due schedules */ select *, ${nowMs} from (
-      select x.*, sum(octet_length(body)) over (rows unbounded preceding) as running, row_number() over () as nth, count(*) over () as found from (
-        select * from postern.schedules
+    `/* claim due schedules */ select *, ${nowMs} from (${bodiesSummed(
+      `select * from postern.schedules
         where next_fire_at > now() - $1::float8 * interval '1 s' and next_fire_at <= now() and name <> all ($3::text[])
-        order by next_fire_at limit $2::int for update skip locked) x) y
-      where nth = 1 or running <= ${claimedBytes}`,
+        order by next_fire_at limit $2::int for update skip locked`,
+    )}) y where ${bodiesFit}`,
     [lookBackS, limit, texts(aside)],
   )
-  const found = rows[0]?.found ?? 0
-  return {
-    due: rows.map((row) => ({ schedule: scheduleFrom(row), nowMs: row.now_ms })),
-    more: found > rows.length || found === limit,
-  }
+  const due = rows.map((row) => ({ schedule: scheduleFrom(row), nowMs: row.now_ms }))
+  return { due, more: isMore(rows, limit) }
 }
 
 export type FireRecord = {
