@@ -191,6 +191,37 @@ describe('answers that are not read', () => {
     await vi.waitFor(async () => expect((await browse()).status).toBe(200))
     expect(await app.receive('q')).toHaveLength(1)
   })
+
+  test('many that are asked for at once: what is there when too much lies unread is given back, and not counted', async () => {
+    const told: (() => void)[] = []
+    const app = await start({
+      maxAnswersInFlightBytes: 1024 * 1024,
+      broken: (broker) => ({
+        receive: async (...call) => {
+          const received = await broker.receive(...call)
+          await new Promise<void>((resolve) => void told.push(resolve))
+          return received
+        },
+      }),
+    })
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    for (let n = 0; n < 20; n++)
+      await app.request('/v1/queues/q/messages', { method: 'POST', body: 'x'.repeat(1_000_000) })
+    const { port } = await app.listen()
+    const clients = [0, 1].map(() => connect(port, '127.0.0.1').pause())
+    for (const client of clients) {
+      await once(client, 'connect')
+      client.write('POST /v1/queues/q/receive?max=10 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+    }
+    await vi.waitFor(() => expect(told).toHaveLength(2))
+    const seen = app.lines.length
+    for (const tell of told) tell()
+    await vi.waitFor(() => expect(app.lines).toHaveLength(seen + 2))
+    expect(app.lines.slice(seen).map(({ status }) => status)).toEqual([200, 503])
+    const page = await app.broker.admin.browseMessages('q', 'ready', { limit: 20, cursor: null })
+    expect(page.data.map(({ attempts }) => attempts)).toEqual(Array.from({ length: 10 }, () => 0))
+    for (const client of clients) client.destroy()
+  })
 })
 
 describe('bodies in flight', () => {

@@ -130,17 +130,23 @@ export function ifUnwritten(exchange: Exchange, action: () => void): void {
 /** So small an answer that the network takes it at once. */
 const smallAnswer = 16 * 1024
 
-/** Counts an answer until it was handed to the network, or its client has gone. */
-export function countAnswer({ outgoing, answers }: Exchange, bytes: number): void {
-  if (!outgoing || bytes <= smallAnswer || outgoing.destroyed) return
-  answers.add(bytes)
-  outgoing.once('close', () => answers.give(bytes))
-}
-
 /** Before much is read for an answer. Throws unavailable when clients leave too much lying. */
 export function checkAnswers({ answers }: Exchange): void {
   if (answers.full())
     throw new BrokerError('unavailable', 'The gateway has too many answers that are not read.', { retryAfterS: 1 })
+}
+
+/**
+ * When it is there, before it is made an answer: many may have asked at once. Throws as checkAnswers, unless it is small; counts until the
+ * answer was handed to the network, or the client has gone.
+ */
+export function countAnswer(exchange: Exchange, bytes: number): void {
+  const { outgoing, answers } = exchange
+  if (bytes <= smallAnswer) return
+  checkAnswers(exchange)
+  if (!outgoing || outgoing.destroyed) return
+  answers.add(bytes)
+  outgoing.once('close', () => answers.give(bytes))
 }
 
 /** Drops a body that nobody wants; unread, it would keep Node from noticing that the client hangs up. */

@@ -11,7 +11,6 @@ import { openApiDocument, printYaml } from './document.ts'
 import type { Endpoint, Site } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import {
-  countAnswer,
   type Exchange,
   type HttpEnv,
   hasGone,
@@ -118,7 +117,6 @@ function respond(exchange: Exchange, { status, body, headers }: Answer): Respons
   Object.assign(headers, exchange.quota)
   headers['X-Content-Type-Options'] = 'nosniff'
   headers['Cache-Control'] ??= 'no-store'
-  if (body !== null) countAnswer(exchange, body.length)
   const unread = status >= 400 && typeof body === 'string' ? unreadBody(exchange, status, body) : null
   // A plain object, not Headers: the server writes it as it is.
   return new Response(unread ? unread.body : (body as string | Uint8Array<ArrayBuffer> | null), {

@@ -3,8 +3,9 @@ import { createRoute, z } from '@hono/zod-openapi'
 import { type Action, BrokerError, type Principal, type Schedule, type ScheduleTarget } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { checkName, type Endpoint, endpoint, forbidden, permits } from './endpoint.ts'
-import { checkAnswers } from './exchange.ts'
+import { checkAnswers, countAnswer } from './exchange.ts'
 import { name, page, pageOf, timeOut } from './fields.ts'
+import { bodyBytes } from './receive.ts'
 import { jsonIn, jsonOf, problems, security } from './route.ts'
 import { clockNotes, readSchedule, scheduleIn, scheduleJson, scheduleOut } from './schedule_settings.ts'
 
@@ -79,6 +80,7 @@ const list = endpoint(listRoute, 'key', async ({ broker, exchange, principal, qu
     cursor: query.cursor ?? null,
     may: ({ target }) => may(principal, 'read', target),
   })
+  countAnswer(exchange, bodyBytes(data.map(({ message }) => message)))
   return json(200, { data: data.map(scheduleJson), next_cursor: nextCursor })
 })
 
