@@ -309,6 +309,27 @@ describe('scopes', () => {
     expect((await keyed.request(`/v1/tasks/${id}`)).status).toBe(401)
   })
 
+  test('a list of tasks shows those that the key may look at, and needs a key that may look at any', async () => {
+    const ids: Record<string, unknown> = {}
+    for (const queue of ['mine', 'theirs'])
+      ids[queue] = (await read(await as(rootKey, 'POST', `/v1/queues/${queue}/redrive`, {}))).id
+    const listed = async (key: string, query = '') => {
+      const { data } = await read(await as(key, 'GET', `/v1/tasks${query}`))
+      return (data as Fields[]).map(({ id }) => id)
+    }
+    expect(await listed(rootKey)).toEqual(expect.arrayContaining(Object.values(ids)))
+    for (const action of ['read', 'manage']) {
+      const some = await listed(await keyFor([action, 'mine']), '?limit=1000')
+      expect(some).toContain(ids.mine)
+      expect(some).not.toContain(ids.theirs)
+    }
+    const reader = await keyFor(['read', 'mine'])
+    expect((await as(reader, 'GET', '/v1/tasks?queue=theirs')).status).toBe(403)
+    for (const action of ['send', 'receive'])
+      expect((await as(await keyFor([action, '*']), 'GET', '/v1/tasks')).status).toBe(403)
+    expect((await keyed.request('/v1/tasks')).status).toBe(401)
+  })
+
   test('changing and deleting messages need manage', async () => {
     const worker = await keyFor(['send', '*'], ['receive', '*'], ['read', '*'])
     expect((await as(worker, 'PATCH', '/v1/queues/mine/messages/x', { priority: 1 })).status).toBe(403)

@@ -16,7 +16,7 @@ import {
 import type { Appended, Database, FreedKey, LetterTable } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { noMessage, storedFrom } from './admin.ts'
-import { cutPage, wholeCursor } from './cursor.ts'
+import { cutPage, readAtOnce, wholeCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
 import type { LetterAdmin } from './types.ts'
 
@@ -167,11 +167,12 @@ export function createLetterAdmin(options: Options): LetterAdmin {
     },
     async listTasks({ limit, cursor, queue, may }) {
       const shown: { number: number; task: Task }[] = []
+      const count = readAtOnce(limit)
       for (let before = wholeCursor(cursor, Number.MAX_SAFE_INTEGER); ; ) {
-        const some = await store.listTasks(db, queue, before, limit + 1)
+        const some = await store.listTasks(db, queue, before, count)
         shown.push(...some.filter(({ task }) => may(task)))
         before = some.at(-1)?.number ?? before
-        if (shown.length > limit || some.length <= limit) break
+        if (shown.length > limit || some.length < count) break
       }
       return cutPage(
         shown,
