@@ -82,7 +82,9 @@ async function start({ broker, closing }: Place): Promise<Urls> {
     maxWaitMs: 55_000,
     maxBodiesInFlightBytes: 256 * 1024 * 1024,
     rateLimit: null,
+    maxAnswersInFlightBytes: 256 * 1024 * 1024,
     rateLimitPerKey: null,
+    rateLimitRefused: null,
     version: 'bench',
     log: () => {},
   })

@@ -69,12 +69,12 @@ async function startParts(
   parts.broker = broker
   await broker.start()
   goOn(stopped)
-  const { allowPrivateWebhooks: allowPrivate, host, port } = config
+  const { allowPrivateWebhooks: allowPrivate, host, port, maxConnections } = config
   const push = createPush({ broker, allowPrivate, version, log: log.event })
   parts.push = push
   if (config.roles.includes('push')) push.start()
   const http = createHttp({ ...config, broker, version, testWebhook: push.test, log: log.line })
-  parts.listening = await listen(http, { host, port, log: log.line })
+  parts.listening = await listen(http, { host, port, maxConnections, log: log.line })
   goOn(stopped)
   parts.fetch = async (request) => http.fetch(request)
   return { url: parts.listening.url, dataDir: parts.embedded?.dataDir ?? null }

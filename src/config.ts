@@ -22,16 +22,17 @@ const duration = (maxMs: number, fallbackMs: number) =>
       return z.NEVER
     })
     .default(fallbackMs)
-const rate = z
-  .string()
-  .transform((value, context): Rate | null => {
-    const parsed = value === 'none' ? null : parseRate(value)
-    if (parsed !== null || value === 'none') return parsed
-    context.addIssue({ code: 'custom', message: 'neither none nor a number and a unit, such as 5000/s' })
-    return z.NEVER
-  })
-  .nullable()
-  .default(null)
+const rate = (fallback: Rate | null) =>
+  z
+    .string()
+    .transform((value, context): Rate | null => {
+      const parsed = value === 'none' ? null : parseRate(value)
+      if (parsed !== null || value === 'none') return parsed
+      context.addIssue({ code: 'custom', message: 'neither none nor a number and a unit, such as 5000/s' })
+      return z.NEVER
+    })
+    .nullable()
+    .default(fallback)
 const roles = z
   .string()
   .transform((value) => value.split(',').map((role) => role.trim()))
@@ -113,22 +114,42 @@ export const settings = [
   { name: 'MAX_WAIT', schema: duration(300_000, 55_000), default: '55s', about: 'The longest long poll.' },
   {
     name: 'RATE_LIMIT',
-    schema: rate,
+    schema: rate(null),
     default: 'none',
     about: 'Requests that this gateway takes, such as 5000/s; the probes are not counted.',
   },
   {
     name: 'RATE_LIMIT_PER_KEY',
-    schema: rate,
+    schema: rate(null),
     default: 'none',
     about:
       'Requests that this gateway takes from each API key which has no rate_limit of its own; the root key has none.',
+  },
+  {
+    name: 'RATE_LIMIT_REFUSED',
+    schema: rate({ count: 50, perMs: 1000 }),
+    default: '50/s',
+    about:
+      'Requests without a valid key that are answered to each address; beyond it a key that was not valid lately is not even looked up.',
+  },
+  {
+    name: 'MAX_CONNECTIONS',
+    schema: whole(1, 1_000_000, 60_000),
+    default: '60000',
+    about: 'Connections that are open at the same time; more are answered with 503 and closed.',
   },
   {
     name: 'MAX_BODIES_IN_FLIGHT',
     schema: whole(1024 * 1024, 64 * 1024 ** 3, 256 * 1024 * 1024),
     default: '268435456',
     about: 'Bytes of request bodies that are being read or wait to be stored; more are refused with 503.',
+  },
+  {
+    name: 'MAX_ANSWERS_IN_FLIGHT',
+    schema: whole(1024 * 1024, 64 * 1024 ** 3, 256 * 1024 * 1024),
+    default: '268435456',
+    about:
+      'Bytes of answers that their clients have not taken yet; beyond it receives and browsing are refused with 503.',
   },
   {
     name: 'MAX_WAITING',
@@ -189,7 +210,11 @@ export type Config = {
   /** Requests of all, and of each API key. */
   rateLimit: Rate | null
   rateLimitPerKey: Rate | null
+  /** Requests without a valid key, from each address. */
+  rateLimitRefused: Rate | null
+  maxConnections: number
   maxBodiesInFlightBytes: number
+  maxAnswersInFlightBytes: number
   maxWaiting: number
   logLevel: string
   logFormat: 'pretty' | 'json' | 'ecs'
@@ -238,7 +263,10 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     maxWaitMs: read('MAX_WAIT'),
     rateLimit: read('RATE_LIMIT'),
     rateLimitPerKey: read('RATE_LIMIT_PER_KEY'),
+    rateLimitRefused: read('RATE_LIMIT_REFUSED'),
+    maxConnections: read('MAX_CONNECTIONS'),
     maxBodiesInFlightBytes: read('MAX_BODIES_IN_FLIGHT'),
+    maxAnswersInFlightBytes: read('MAX_ANSWERS_IN_FLIGHT'),
     maxWaiting: read('MAX_WAITING'),
     logLevel: read('LOG_LEVEL'),
     logFormat: read('LOG_FORMAT') ?? (facts.tty ? 'pretty' : 'json'),

@@ -223,6 +223,28 @@ describe('where to', () => {
     expect((await bodiesOf(dlq, 'ready')).sort()).toEqual(['died twice', 'forged', 'never died'])
   })
 
+  test('letters that wait behind their key in a dead-letter queue return too, and what never died stays', async () => {
+    const dlq = await queue('keyed-dlq', { order: 'keyed' })
+    const home = await queue('keyed-home', { deadLetterQueue: dlq })
+    const from = await queue('keyed-from')
+    await bury(from, ...numbered(20).map((n) => message(n, { key: `k${Number(n) % 2}` })))
+    expect(await redriven(from, { to: dlq })).toMatchObject({ moved: 20 })
+    await send(a, dlq, message('never died', { key: 'k0' }))
+    // As if they had died in the queue whose dead letters come here.
+    const { sql } = bench.db
+    for (const table of ['messages', 'waiting'])
+      await sql`update postern.${sql(table)} set headers = jsonb_set(headers, '{postern-dead-queue}', ${sql.json(home)})
+        where headers ->> 'postern-dead-queue' = ${from}`
+    const [{ n } = { n: 0 }] = await sql<{ n: number }[]>`select count(*)::int as n from postern.waiting`
+    expect(n).toBeGreaterThan(10)
+    expect(await redriven(dlq, { dryRun: true })).toMatchObject({ scanned: 20, matched: 20, moved: 0 })
+    expect(await redriven(dlq)).toMatchObject({ state: 'done', scanned: 20, matched: 20, moved: 20, skipped: 0 })
+    expect((await bodiesOf(home, 'ready')).sort()).toEqual(numbered(20).sort())
+    expect(await bodiesOf(dlq, 'ready')).toEqual(['never died'])
+    // Its key goes on.
+    expect(bodies(await receive(b, dlq, 5, { waitMs: 5000 }))).toEqual(['never died'])
+  })
+
   test('with `to`, those of a dead-letter queue go there too, filtered by why they died', async () => {
     const dlq = await queue('dlq2')
     const q = await queue('source2', { deadLetterQueue: dlq, maxAttempts: 1 })
@@ -321,6 +343,57 @@ describe('where to', () => {
 })
 
 describe('who does it', () => {
+  test('tasks that wait for their rate are in nobody’s way', async () => {
+    const slow = await queue('slow')
+    await bury(slow, ...numbered(3))
+    const others = []
+    // More than two gateways do at a time.
+    for (let n = 0; n < 20; n++) others.push(await ask(slow, { rate: { count: 1, perMs: 3_600_000 } }))
+    await eventually(async () => {
+      const [row] = await bench.db.sql<{ n: number }[]>`
+        select count(*)::int as n from postern.tasks where queue = ${slow} and owner is not null`
+      return row?.n === others.length
+    })
+    const q = await queue('quick')
+    await bury(q, 'x')
+    expect(await redriven(q)).toMatchObject({ state: 'done', moved: 1 })
+    for (const { id } of others) await a.admin.cancelTask(id)
+    expect(await counts(slow)).toMatchObject({ dead: 3 })
+  })
+
+  test('what was redriven counts as what came in', async () => {
+    const q = await queue('counted')
+    const to = await queue('counted-to')
+    await bury(q, ...numbered(30))
+    await redriven(q, { to })
+    await eventually(async () => {
+      const rates = await Promise.all([a, b].map((broker) => broker.admin.queueStats(to)))
+      return rates.some(({ inRate }) => inRate === 0.5)
+    })
+  })
+
+  test('they are listed, the newest first, page by page; those that the caller may not see are not', async () => {
+    const [one, two] = [await queue('list-one'), await queue('list-two')]
+    const ids: string[] = []
+    for (const q of [one, two, one, two, one]) ids.unshift((await redriven(q)).id)
+    const list = async (limit: number, queue: string | null, may = (_task: Task) => true) => {
+      const found: string[] = []
+      for (let cursor: string | null = null; ; ) {
+        const page = await a.admin.listTasks({ limit, cursor, queue, may })
+        expect(page.data.length).toBeLessThanOrEqual(limit)
+        found.push(...page.data.map((task) => task.id))
+        cursor = page.nextCursor
+        if (cursor === null) return found
+      }
+    }
+    expect((await list(100, null)).slice(0, 5)).toEqual(ids)
+    expect((await list(2, null)).slice(0, 5)).toEqual(ids)
+    const ofOne = ids.filter((_, n) => n % 2 === 0)
+    expect(await list(1, one)).toEqual(ofOne)
+    expect(await list(3, one)).toEqual(ofOne)
+    expect(await list(2, null, (task) => task.queue === one)).toEqual(ofOne)
+  })
+
   test('a cancelled task moves nothing more from the moment of the answer, and stays to be read', async () => {
     const q = await queue('cancelled')
     await bury(q, ...numbered(300))
@@ -388,6 +461,7 @@ describe('who does it', () => {
       return {
         task,
         gateway: 'me',
+        queueId: held.queueId,
         from: 'dead',
         at: held.at,
         letters,

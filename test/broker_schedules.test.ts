@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import type { ScheduledMessage, ScheduleSettings, ScheduleTarget } from '../src/model/index.ts'
-import { claimDue, connect, type Database, lockSchedule, recordFire } from '../src/store/index.ts'
+import { claimDue, connect, type Database, lockSchedule, recordFires } from '../src/store/index.ts'
 import { ack, type Bench, bodies, brokerOn, brokersOn, receive } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 
@@ -151,17 +151,71 @@ describe('a schedule', () => {
     await put('full', '@every 1h', { queue: 'full' })
     await put('fills', '@every 1h', { topic: 'fills', routingKey: '' })
     await put('free', '@every 1h', { queue: 'free' })
+    // And others on their way with each of these.
+    await a.admin.putTopic('fine', {})
+    await a.admin.putBinding('fine', 'free', { queue: 'free', pattern: '#', filter: null })
+    await put('fine', '@every 1h', { topic: 'fine', routingKey: '' })
     await a.admin.runSchedule('full', anyone)
     // Due together, so that one gateway fires them in one transaction.
     await bench.db.sql`update postern.schedules set next_fire_at = now()`
     await eventually(async () => (await a.admin.getSchedule('free')).lastFire)
     await eventually(async () => (await a.admin.getSchedule('full')).lastFire?.error)
     await eventually(async () => (await a.admin.getSchedule('fills')).lastFire?.error)
-    expect(await arrived('free')).toHaveLength(1)
+    await eventually(async () => (await a.admin.getSchedule('fine')).lastFire)
+    expect(await arrived('free')).toHaveLength(2)
     expect(await arrived('full')).toHaveLength(1)
     for (const name of ['full', 'fills'])
       await expect(b.admin.runSchedule(name, anyone)).rejects.toMatchObject({ code: 'queue_full' })
   })
+})
+
+describe('many that are due at once', () => {
+  test('fire in a few transactions, each once, in their order', async () => {
+    const { sql } = bench.db
+    for (const [name, settings] of [
+      ['many', {}],
+      ['many-keyed', { order: 'keyed' }],
+      ['many-bounded', { maxMessages: 10_000 }],
+    ] as const)
+      await a.admin.putQueue(name, settings)
+    await sql`insert into postern.schedules (name, cron, timezone, queue, content_type, key, body, priority, misfire, paused, next_fire_at)
+      select 'many' || n, '@every 1h', 'UTC', (array['many', 'many-keyed', 'many-bounded'])[n % 3 + 1], 'text/plain', 'k' || n % 7, '', 5, 'skip', false,
+        now() - interval '1 s' + n * interval '1 ms' from generate_series(0, 899) n`
+    for (const queue of ['many', 'many-keyed', 'many-bounded'])
+      await eventually(async () => (await a.admin.getQueue(queue)).counts.ready === 300)
+    const [{ n } = { n: 0 }] = await sql<{ n: number }[]>`
+      select count(distinct xmin::text)::int as n from postern.schedules where last_message_id is not null`
+    expect(n).toBeGreaterThan(0)
+    // Of three gateways, each with what the others have left.
+    expect(n).toBeLessThan(10)
+    expect(seconds(await arrived('many'))).toEqual(seconds(await arrived('many')).sort((x, y) => x - y))
+    const rates = await Promise.all(bench.brokers.map((broker) => broker.admin.queueStats('many')))
+    expect(Math.max(...rates.map(({ inRate }) => inRate))).toBeLessThanOrEqual(5)
+  })
+
+  test('go on without one whose queue somebody holds, and that fires once when it is let go', async () => {
+    const { sql } = bench.db
+    await a.admin.putQueue('held', {})
+    await a.admin.putQueue('others', {})
+    let release = () => {}
+    const holding = sql.begin(async (tx) => {
+      await tx`select 1 from postern.queues where name = 'held' for update`
+      await new Promise<void>((resolve) => {
+        release = resolve
+      })
+    })
+    await put('held', '@every 1h', { queue: 'held' })
+    for (let n = 0; n < 30; n++) await put(`other${n}`, '@every 1h', { queue: 'others' })
+    // The one that cannot fire is the earliest.
+    await sql`update postern.schedules set next_fire_at = now() - case name when 'held' then 2 else 1 end * interval '1 s'`
+    await eventually(async () => (await arrived('others')).length === 30, 20_000)
+    expect((await a.admin.getSchedule('held')).lastFire).toBeNull()
+    release()
+    await holding
+    await eventually(async () => (await arrived('held')).length > 0)
+    await eventually(async () => (await a.admin.getSchedule('held')).lastFire)
+    expect([(await arrived('held')).length, (await arrived('others')).length]).toEqual([1, 30])
+  }, 40_000)
 })
 
 describe('fires that nobody was there for', () => {
@@ -265,14 +319,16 @@ describe('the claim', () => {
     await idle.stop()
   })
 
+  const claims = () => two.together(async (other) => (await claimDue(other, 1e9, 10)).due)
+
   test('is one gateway’s: another passes over it, and after the commit finds it due no more', async () => {
     await one.together(async (inside) => {
-      const [mine] = await claimDue(inside, 1e9, 10)
+      const [mine] = (await claimDue(inside, 1e9, 10)).due
       expect(mine?.schedule.name).toBe('race')
-      expect(await two.together((other) => claimDue(other, 1e9, 10))).toEqual([])
-      await recordFire(inside, 'race', Date.now() + 3_600_000, null)
+      expect(await claims()).toEqual([])
+      await recordFires(inside, [{ name: 'race', nextMs: Date.now() + 3_600_000, fire: null }])
     })
-    expect(await two.together((other) => claimDue(other, 1e9, 10))).toEqual([])
+    expect(await claims()).toEqual([])
     // The twin: without the lock both would have fired.
     await idle.db.sql`update postern.schedules set next_fire_at = now()`
     const unlocked = (db: Database) => db.calm('select name from postern.schedules where next_fire_at <= now()', [])
@@ -282,12 +338,12 @@ describe('the claim', () => {
   test('and all that goes with it is undone when the transaction does not end', async () => {
     await idle.db.sql`update postern.schedules set next_fire_at = now()`
     const dies = one.together(async (inside) => {
-      const [mine] = await claimDue(inside, 1e9, 10)
-      await recordFire(inside, 'race', null, { atMs: 0, messageId: 'msg_x', error: null })
+      const [mine] = (await claimDue(inside, 1e9, 10)).due
+      await recordFires(inside, [{ name: 'race', nextMs: null, fire: { atMs: 0, messageId: 'msg_x', error: null } }])
       throw new Error(`${mine?.schedule.name} dies`)
     })
     await expect(dies).rejects.toThrow('race dies')
-    const [again] = await two.together((other) => claimDue(other, 1e9, 10))
+    const [again] = await claims()
     expect(again?.schedule).toMatchObject({ name: 'race', lastFire: null })
     expect(await two.together((other) => lockSchedule(other, 'none'))).toBeNull()
   })

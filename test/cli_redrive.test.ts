@@ -54,6 +54,8 @@ test('a task is shown and cancelled', async () => {
   const id = begun.stdout.trim()
   expect(begun.stderr).toContain(`postern tasks show ${id}`)
   expect((await run('tasks', 'show', id)).stdout).toMatch(/^state +running$/m)
+  expect((await run('tasks', 'list', '--queue', 'slow')).stdout).toMatch(new RegExp(`^${id} +slow +running +0 `, 'm'))
+  expect((await run('tasks', '--queue', 'work')).stdout).not.toContain(id)
   expect((await run('tasks', 'cancel', id)).stdout).toMatch(/^task_\w+: cancelled, 0 moved, /)
   const gone = await run('tasks', 'show', 'task_0')
   expect([gone.code, gone.stderr]).toEqual([1, expect.stringContaining('404 task_not_found')])

@@ -62,6 +62,9 @@ test('every mistake is told at once, each by its name', () => {
     MAX_BODY_BYTES: '-1',
     RATE_LIMIT: 'fast',
     RATE_LIMIT_PER_KEY: '10/d',
+    RATE_LIMIT_REFUSED: '0/s',
+    MAX_CONNECTIONS: '0',
+    MAX_ANSWERS_IN_FLIGHT: '1',
     MAX_BODIES_IN_FLIGHT: '1',
     MAX_WAITING: '0',
     POSTERN_ROOT_KEY: 'short',
@@ -76,6 +79,8 @@ test('every mistake is told at once, each by its name', () => {
 
 test('request rates are none, or a number and a unit', () => {
   expect(loadConfig({ RATE_LIMIT: 'none' }, facts)).toMatchObject({ rateLimit: null, rateLimitPerKey: null })
+  expect(loadConfig({}, facts)).toMatchObject({ rateLimitRefused: { count: 50, perMs: 1000 }, maxConnections: 60_000 })
+  expect(loadConfig({ RATE_LIMIT_REFUSED: 'none' }, facts)).toMatchObject({ rateLimitRefused: null })
   const given = { RATE_LIMIT: '5000/s', RATE_LIMIT_PER_KEY: '600/m' }
   const rates = { rateLimit: { count: 5000, perMs: 1000 }, rateLimitPerKey: { count: 600, perMs: 60_000 } }
   expect(loadConfig(given, facts)).toMatchObject(rates)

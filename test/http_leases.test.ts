@@ -164,6 +164,14 @@ describe('POST /v1/queues/{queue}/settle', () => {
     expect(await settled(queue, {}, '?receive=1')).toEqual({ results: [], messages: [] })
   })
 
+  test('fetches no more of one key than it is told', async () => {
+    const { queue, receipts } = await leased('a')
+    const messages = ['x1', 'x2', 'y1'].map((body) => ({ body, key: body.charAt(0) }))
+    await app.request(`/v1/queues/${queue}/messages/batch`, { method: 'POST', json: { messages } })
+    const fetched = await settled(queue, { ack: receipts }, '?receive=10&per_key=1')
+    expect(fetched.messages.map(({ body }) => body)).toEqual(['x1', 'y1'])
+  })
+
   test('a receive that fails does not hide what was settled', async () => {
     const half = await testApp({
       broken: (broker) => ({
@@ -205,6 +213,8 @@ describe('POST /v1/queues/{queue}/settle', () => {
     [{}, '?receive=1&wait=56', 'query/wait'],
     [{}, '?wait=1', 'query/wait'],
     [{}, '?lease=1s', 'query/lease'],
+    [{}, '?per_key=1', 'query/per_key'],
+    [{}, '?receive=1&per_key=0', 'query/per_key'],
   ])('%j %s is refused by name', async (json, query, pointer) => {
     const { queue } = await leased('a')
     expect(await refusal(await settle(queue, json, query))).toEqual(invalidField(pointer))

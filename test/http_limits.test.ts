@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import type { HttpDeps } from '../src/http/index.ts'
+import { type HttpDeps, networkOf } from '../src/http/index.ts'
 import { invalidField, refusal, rootKey, type TestApp, testApp } from './support/app.ts'
 import { brokerOn, message } from './support/broker.ts'
 import { testDatabase } from './support/postgres.ts'
@@ -99,6 +99,131 @@ describe('request rates', () => {
   })
 })
 
+describe('requests without a valid key', () => {
+  const unknown = (n: number) => `postern_${String(n).padStart(16, '0')}_${'x'.repeat(43)}`
+  /** And how often a key that was not valid lately was looked up. */
+  async function guarded(rateLimitRefused: HttpDeps['rateLimitRefused']) {
+    const looks: string[] = []
+    const app = await start({
+      ...{ rootKey, open: false, rateLimitRefused },
+      broken: (broker) => ({
+        authenticate: (secret, guessing) =>
+          broker.authenticate(secret, () => {
+            guessing?.()
+            looks.push(secret)
+          }),
+      }),
+    })
+    const keyOf = async () => {
+      const json = { name: 'k', scopes: [{ actions: ['read'], queues: ['*'] }] }
+      const answer = await app.request('/v1/keys', { method: 'POST', headers: bearer(rootKey), json })
+      return ((await answer.json()) as { key: string }).key
+    }
+    const list = async (headers: Record<string, string>) => app.request('/v1/queues', { headers })
+    return { app, looks, keyOf, list }
+  }
+
+  test('beyond their rate are 429 before anything is looked up; a key that has been valid goes on, and so does the root key', async () => {
+    const { looks, keyOf, list } = await guarded(hour(1))
+    const key = await keyOf()
+    const first = await list(bearer(key))
+    expect([first.status, first.headers.get('ratelimit')]).toEqual([200, null])
+    const refused = await list(bearer(unknown(0)))
+    expect(refused.headers.get('ratelimit')).toBe('"refused";r=0;t=3600')
+    expect(await refusal(refused)).toMatchObject({ status: 401 })
+    for (let n = 1; n < 20; n++) await list(bearer(unknown(n)))
+    expect(looks).toEqual([key, unknown(0)])
+    for (const headers of [{}, { authorization: 'Basic x' }, bearer('short'), bearer(unknown(99))]) {
+      const answer = await list(headers)
+      expect(answer.headers.get('retry-after')).toBe('3600')
+      expect(await refusal(answer)).toMatchObject({ status: 429, code: 'rate_limited' })
+    }
+    expect((await list(bearer(key))).status).toBe(200)
+    expect((await list(bearer(rootKey))).status).toBe(200)
+  })
+
+  test('a key that is valid costs nothing, however new; without a limit none is refused', async () => {
+    const { keyOf, list, app } = await guarded(hour(1))
+    for (let n = 0; n < 5; n++) expect((await list(bearer(await keyOf()))).status).toBe(200)
+    expect((await list({})).status).toBe(401)
+    expect((await list({})).status).toBe(429)
+    expect((await app.request('/healthz')).status).toBe(200)
+    const free = await guarded(null)
+    for (let n = 0; n < 5; n++) expect((await free.list({})).status).toBe(401)
+  })
+
+  test('a key that was revoked is one of them', async () => {
+    const { keyOf, list, app } = await guarded(hour(1))
+    const key = await keyOf()
+    expect((await list(bearer(key))).status).toBe(200)
+    await app.request(`/v1/keys/${key.split('_')[1]}`, { method: 'DELETE', headers: bearer(rootKey) })
+    expect((await list(bearer(key))).status).toBe(401)
+    expect((await list(bearer(key))).status).toBe(429)
+  })
+
+  test('are counted by address', () => {
+    expect(['10.0.0.1', '::ffff:10.0.0.1'].map(networkOf)).toEqual(['10.0.0.1', '::ffff:10.0.0.1'])
+    expect(['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::9', 'fe80::1%eth0', '::1', '2001:db8::'].map(networkOf)).toEqual([
+      ...['2001:db8:1:2', '2001:db8:1:2', 'fe80:0:0:0', '0:0:0:0', '2001:db8:0:0'],
+    ])
+  })
+})
+
+describe('answers that are not read', () => {
+  test('keep others from asking for more, until they are read or their client has gone; sending and settling go on', async () => {
+    const app = await start({ maxAnswersInFlightBytes: 1024 * 1024 })
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    for (let n = 0; n < 12; n++)
+      await app.request('/v1/queues/q/messages', { method: 'POST', body: 'x'.repeat(1_000_000) })
+    const { port } = await app.listen()
+    const lazy = connect(port, '127.0.0.1').pause()
+    await once(lazy, 'connect')
+    lazy.write('GET /v1/queues/q/messages HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+    const browse = () => app.request('/v1/queues/q/messages?limit=1')
+    await vi.waitFor(async () => expect((await browse()).status).toBe(503))
+    const receive = await app.request('/v1/queues/q/receive', { method: 'POST' })
+    expect(receive.headers.get('retry-after')).toBe('1')
+    expect(await refusal(receive)).toMatchObject({ status: 503, code: 'unavailable' })
+    expect((await app.request('/v1/queues/q/messages', { method: 'POST', body: 'y' })).status).toBe(201)
+    const settled = await app.request('/v1/queues/q/settle?receive=1', { method: 'POST', json: { ack: ['none'] } })
+    expect(await settled.json()).toMatchObject({ results: [{ outcome: 'invalid_receipt' }], messages: [] })
+    lazy.destroy()
+    await vi.waitFor(async () => expect((await browse()).status).toBe(200))
+    expect(await app.receive('q')).toHaveLength(1)
+  })
+
+  test('many that are asked for at once: what is there when too much lies unread is given back, and not counted', async () => {
+    const told: (() => void)[] = []
+    const app = await start({
+      maxAnswersInFlightBytes: 1024 * 1024,
+      broken: (broker) => ({
+        receive: async (...call) => {
+          const received = await broker.receive(...call)
+          await new Promise<void>((resolve) => void told.push(resolve))
+          return received
+        },
+      }),
+    })
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    for (let n = 0; n < 20; n++)
+      await app.request('/v1/queues/q/messages', { method: 'POST', body: 'x'.repeat(1_000_000) })
+    const { port } = await app.listen()
+    const clients = [0, 1].map(() => connect(port, '127.0.0.1').pause())
+    for (const client of clients) {
+      await once(client, 'connect')
+      client.write('POST /v1/queues/q/receive?max=10 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+    }
+    await vi.waitFor(() => expect(told).toHaveLength(2))
+    const seen = app.lines.length
+    for (const tell of told) tell()
+    await vi.waitFor(() => expect(app.lines).toHaveLength(seen + 2))
+    expect(app.lines.slice(seen).map(({ status }) => status)).toEqual([200, 503])
+    const page = await app.broker.admin.browseMessages('q', 'ready', { limit: 20, cursor: null })
+    expect(page.data.map(({ attempts }) => attempts)).toEqual(Array.from({ length: 10 }, () => 0))
+    for (const client of clients) client.destroy()
+  })
+})
+
 describe('bodies in flight', () => {
   const messages = '/v1/queues/q/messages'
   const head = (...headers: string[]) =>
@@ -183,6 +308,48 @@ describe('bodies in flight', () => {
     await vi.waitFor(() => expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ aborted: true })))
     expect((await send(2_000_000)).status).toBe(413)
     expect((await send(5000)).status).toBe(201)
+  })
+})
+
+describe('a JSON body with far too many members', () => {
+  const many = (count: number, member: (n: number) => string) =>
+    Array.from({ length: count }, (_, n) => member(n)).join(',')
+  const wrong = many(50_000, (n) => `"a${n}":1`)
+  test.each([
+    ['POST', '/v1/queues/q/settle', `{"ack":[${many(50_000, () => '1')}]}`, '/ack'],
+    ['POST', '/v1/queues/q/settle', `{${wrong}}`, ''],
+    ['PATCH', '/v1/queues/q/messages/msg_1', `{"headers":{${many(9_000, (n) => `"a${n}":1`)}}}`, '/headers'],
+    ['PATCH', '/v1/queues/q/messages/msg_1', `{"headers":{${wrong}}}`, '/headers'],
+    ['POST', '/v1/queues/q/messages/batch', `{"messages":[{"body":[1],${wrong}}]}`, '/messages/0'],
+    [
+      'POST',
+      '/v1/queues/q/messages/batch?atomic=true',
+      `{"messages":[{"body":1,"headers":{${wrong}}}]}`,
+      '/messages/0/headers',
+    ],
+    ['POST', '/v1/queues/q/redrive', `{"filter":{"key":[${many(50_000, () => '1')}]}}`, '/filter/key'],
+  ])('%s %s is refused with one error that names where they are', async (method, path, body, pointer) => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const answer = await app.request(path, { method, body, headers: { 'content-type': 'application/json' } })
+    expect(await refusal(answer)).toEqual(invalidField(pointer))
+  })
+
+  test('is stored when it is a message’s own', async () => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const messages = [{ body: Array.from({ length: 50_000 }, (_, n) => n) }]
+    const answer = await app.request('/v1/queues/q/messages/batch', { method: 'POST', json: { messages } })
+    expect(await answer.json()).toMatchObject({ results: [{ id: expect.any(String) }] })
+  })
+
+  test('in one message of a batch, what is wrong is told for the first ten', async () => {
+    const app = await start({})
+    await app.request('/v1/queues/q', { method: 'PUT' })
+    const message = Object.fromEntries(Array.from({ length: 9_000 }, (_, n) => [`a${n}`, 1]))
+    const answer = await app.request('/v1/queues/q/messages/batch', { method: 'POST', json: { messages: [message] } })
+    const { results } = (await answer.json()) as { results: { error: { detail: string } }[] }
+    expect(results[0]?.error.detail).toMatch(/is not known here \(and 8990 more\)$/)
   })
 })
 

@@ -100,6 +100,44 @@ describe('a ready message', () => {
   })
 })
 
+describe('in a queue with max_bytes', () => {
+  test('a body that the queue has no room for is refused, and nothing changes; one that is smaller always fits', async () => {
+    await put('bounded', { max_bytes: 100 })
+    const ready = await send('bounded', 'x'.repeat(40))
+    const delayed = await send('bounded', 'y'.repeat(40), '?delay=1h')
+    for (const id of [ready, delayed]) {
+      const before = await look('bounded', id)
+      const answer = await patch('bounded', id, { body: 'z'.repeat(61), priority: 9 })
+      expect(await refusal(answer)).toMatchObject({ status: 429, code: 'queue_full' })
+      expect(await look('bounded', id)).toEqual(before)
+    }
+    await change('bounded', ready, { body: 'z'.repeat(60) })
+    await put('bounded', { max_bytes: 50 })
+    await change('bounded', ready, { body: 'z'.repeat(59) })
+    await change('bounded', delayed, { priority: 9 })
+    expect((await patch('bounded', delayed, { body: 'y'.repeat(41) })).status).toBe(429)
+  })
+
+  test('a dead letter takes no room, but must fit by itself', async () => {
+    await put('bounded-dead', { max_bytes: 100 })
+    const id = await send('bounded-dead', 'x')
+    const [got] = await app.receive('bounded-dead')
+    await app.request(`/v1/leases/${got?.receipt}/reject`, { method: 'POST', json: {} })
+    await send('bounded-dead', 'x'.repeat(90))
+    await change('bounded-dead', id, { body: 'y'.repeat(100) })
+    expect((await patch('bounded-dead', id, { body: 'y'.repeat(101) })).status).toBe(429)
+  })
+
+  test('of two that would fit one by one, but not together, one is refused', async () => {
+    await put('bounded-race', { max_bytes: 100 })
+    const ids = [await send('bounded-race', 'x'), await send('bounded-race', 'x')]
+    const statuses = await Promise.all(
+      ids.map(async (id) => (await patch('bounded-race', id, { body: 'y'.repeat(60) })).status),
+    )
+    expect(statuses.sort()).toEqual([200, 429])
+  })
+})
+
 describe('a delayed message', () => {
   test('is due at another time, earlier or later, or now', async () => {
     await put('delayed')

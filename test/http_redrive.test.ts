@@ -35,6 +35,32 @@ async function bury(queue: string, ...bodies: string[]): Promise<string[]> {
   return ids
 }
 
+describe('GET /v1/tasks', () => {
+  const list = async (query = '') => read(await app.request(`/v1/tasks${query}`))
+
+  test('answers the newest first, of all queues or of one, page by page', async () => {
+    await put('listed')
+    const ids: unknown[] = []
+    for (let n = 0; n < 3; n++) ids.unshift((await finished((await read(await redrive('listed'))).id)).id)
+    const all = (await list('?queue=listed')) as { data: Fields[]; next_cursor: string | null }
+    expect(all).toMatchObject({ next_cursor: null, data: ids.map((id) => ({ id, queue: 'listed', state: 'done' })) })
+    const first = (await list('?limit=2')) as typeof all
+    expect(first.data.map(({ id }) => id)).toEqual(ids.slice(0, 2))
+    const second = (await list(`?limit=2&cursor=${first.next_cursor}`)) as typeof all
+    expect(second.data[0]).toMatchObject({ id: ids[2] })
+    expect(await list('?queue=unknown')).toEqual({ data: [], next_cursor: null })
+  })
+
+  test.each([
+    ['?queue=', 'query/queue'],
+    ['?cursor=x', 'query/cursor'],
+    ['?limit=0', 'query/limit'],
+    ['?state=done', 'query/state'],
+  ])('%s is refused by name', async (query, pointer) => {
+    expect(await refusal(await app.request(`/v1/tasks${query}`))).toEqual(invalidField(pointer))
+  })
+})
+
 describe('POST /v1/queues/{queue}/redrive', () => {
   test('answers 202 with a task and where to look at it; a bare one moves all', async () => {
     await put('all')
@@ -281,6 +307,27 @@ describe('scopes', () => {
     expect((await as(manager, 'GET', `/v1/tasks/${id}`)).status).toBe(200)
     expect((await as(manager, 'DELETE', `/v1/tasks/${id}`)).status).toBe(204)
     expect((await keyed.request(`/v1/tasks/${id}`)).status).toBe(401)
+  })
+
+  test('a list of tasks shows those that the key may look at, and needs a key that may look at any', async () => {
+    const ids: Record<string, unknown> = {}
+    for (const queue of ['mine', 'theirs'])
+      ids[queue] = (await read(await as(rootKey, 'POST', `/v1/queues/${queue}/redrive`, {}))).id
+    const listed = async (key: string, query = '') => {
+      const { data } = await read(await as(key, 'GET', `/v1/tasks${query}`))
+      return (data as Fields[]).map(({ id }) => id)
+    }
+    expect(await listed(rootKey)).toEqual(expect.arrayContaining(Object.values(ids)))
+    for (const action of ['read', 'manage']) {
+      const some = await listed(await keyFor([action, 'mine']), '?limit=1000')
+      expect(some).toContain(ids.mine)
+      expect(some).not.toContain(ids.theirs)
+    }
+    const reader = await keyFor(['read', 'mine'])
+    expect((await as(reader, 'GET', '/v1/tasks?queue=theirs')).status).toBe(403)
+    for (const action of ['send', 'receive'])
+      expect((await as(await keyFor([action, '*']), 'GET', '/v1/tasks')).status).toBe(403)
+    expect((await keyed.request('/v1/tasks')).status).toBe(401)
   })
 
   test('changing and deleting messages need manage', async () => {

@@ -190,6 +190,28 @@ describe('/v1/schedules/{name}', () => {
     expect(await refusal(await post('topical', 'run'))).toMatchObject({ status: 404, code: 'topic_not_found' })
   })
 
+  test('a page of the list has 8 MiB of bodies at the most, and all pages have every one', async () => {
+    const bodyOf = (n: number) => String.fromCharCode(97 + n).repeat(1_000_000)
+    for (let n = 0; n < 18; n++)
+      await app.request(`/v1/schedules/large-${String(n).padStart(2, '0')}`, {
+        method: 'PUT',
+        json: { cron: '0 0 1 1 *', queue: 'q', body: bodyOf(n), paused: true },
+      })
+    const names: string[] = []
+    const sizes: number[] = []
+    for (let cursor = ''; ; ) {
+      const answer = await app.request(`/v1/schedules?limit=1000${cursor}`)
+      const page = (await answer.json()) as { data: { name: string; body?: string }[]; next_cursor: string | null }
+      names.push(...page.data.map(({ name }) => name).filter((name) => name.startsWith('large')))
+      sizes.push(page.data.reduce((sum, { body }) => sum + (body ?? '').length, 0))
+      if (page.next_cursor === null) break
+      cursor = `&cursor=${page.next_cursor}`
+    }
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(8 * 1024 * 1024)
+    expect(names).toEqual(Array.from({ length: 18 }, (_, n) => `large-${String(n).padStart(2, '0')}`))
+    for (const name of names) await app.request(`/v1/schedules/${name}`, { method: 'DELETE' })
+  }, 60_000)
+
   test('it fires by itself', async () => {
     await app.request('/v1/queues/ticks', { method: 'PUT' })
     await put('ticks', { cron: '* * * * * *', queue: 'ticks', body: 'tick' })

@@ -266,3 +266,36 @@ describe('stopping', () => {
     await expect(app.listen({ port: server.port })).rejects.toThrow(/EADDRINUSE/)
   })
 })
+
+describe('connections beyond their number', () => {
+  test('are answered with 503 before they ask, and closed; one that is free again is served', async () => {
+    const small = await app.listen({ maxConnections: 2 })
+    const [one, two] = [await open(small.port), await open(small.port)]
+    const health = head('GET /healthz')
+    for (const { socket, text } of [one, two]) {
+      socket.write(health)
+      await vi.waitFor(() => expect(text()).toMatch(/^HTTP\/1.1 200/))
+    }
+    const seen = app.lines.length
+    const silent = await open(small.port)
+    await silent.ended
+    expect(silent.text()).toMatch(
+      /^HTTP\/1.1 503 [\s\S]*Retry-After: 1[\s\S]*Connection: close[\s\S]*"code":"unavailable"/,
+    )
+    const asking = await open(small.port)
+    asking.socket.write(health)
+    await asking.ended
+    expect(asking.text()).toMatch(/^HTTP\/1.1 503 /)
+    expect(asking.text()).not.toMatch(/HTTP\/1.1 200/)
+    expect(app.lines.slice(seen).map(({ status }) => status)).toEqual([503, 503])
+    one.socket.destroy()
+    await vi.waitFor(async () => {
+      const next = await open(small.port)
+      next.socket.write(health)
+      await vi.waitFor(() => expect(next.text()).toMatch(/^HTTP/))
+      next.socket.destroy()
+      expect(next.text()).toMatch(/^HTTP\/1.1 200/)
+    })
+    two.socket.destroy()
+  })
+})

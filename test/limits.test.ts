@@ -1,7 +1,7 @@
 /** What bounds the work that waits: token buckets, budgets, and how long and how much a batch lets wait. */
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { type BatchOptions, batch, budget, limiter } from '../src/base/index.ts'
+import { type BatchOptions, batch, budget, limiter, turns } from '../src/base/index.ts'
 import { formatRate, parseRate } from '../src/model/index.ts'
 
 describe('a limiter', () => {
@@ -49,6 +49,18 @@ describe('a limiter', () => {
     expect(take('a', rate, 0)).toMatchObject({ allowed: false, remaining: 0, wholeMs: 1000 })
     expect(take('b', rate, 0)).toMatchObject({ allowed: true, remaining: 9 })
     expect(take('a', rate, 50_000)).toMatchObject({ allowed: true, remaining: 9 })
+  })
+
+  test('what is given back may be taken again, and never comes to more than the burst', () => {
+    const { take, give } = limiter(10)
+    const rate = { count: 2, perMs: 1000 }
+    for (let n = 0; n < 2; n++) take('a', rate, 0)
+    give('a', rate)
+    expect(take('a', rate, 0).allowed).toBe(true)
+    expect(take('a', rate, 0).allowed).toBe(false)
+    for (let n = 0; n < 9; n++) give('a', rate)
+    give('unknown', rate)
+    expect(take('a', rate, 0)).toMatchObject({ allowed: true, remaining: 1 })
   })
 
   test('a rate under one a second allows one at once', () => {
@@ -155,4 +167,26 @@ describe('a batch whose runs hang', () => {
     goOn()
     expect(await Promise.all([first, heavy])).toEqual(['x', 'heavy item'])
   })
+})
+
+test('turns: so many work at a time, the others in the order they came; one that fails makes room all the same', async () => {
+  const inTurn = turns(2)
+  const begun: number[] = []
+  const ends: (() => void)[] = []
+  const all = Array.from({ length: 5 }, (_, n) =>
+    inTurn(async () => {
+      begun.push(n)
+      await new Promise<void>((resolve) => void ends.push(resolve))
+      if (n === 1) throw new Error('fails')
+      return n
+    }).catch((error: Error) => error.message),
+  )
+  expect(begun).toEqual([0, 1])
+  for (let n = 0; n < 5; n++) {
+    await vi.waitFor(() => expect(ends.length).toBeGreaterThan(n))
+    expect(begun.length).toBeLessThanOrEqual(n + 2)
+    ends[n]?.()
+  }
+  expect(await Promise.all(all)).toEqual([0, 'fails', 2, 3, 4])
+  expect(begun).toEqual([0, 1, 2, 3, 4])
 })

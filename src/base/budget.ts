@@ -4,6 +4,10 @@ export type Budget = {
   /** Whether it was taken. The first part always fits, however large, so that nothing is refused for ever. */
   take(amount: number): boolean
   give(amount: number): void
+  /** Takes what is there already, whether it fits or not. */
+  add(amount: number): void
+  /** Nothing more fits. */
+  full(): boolean
 }
 
 export function budget(total: number): Budget {
@@ -17,5 +21,9 @@ export function budget(total: number): Budget {
     give(amount) {
       taken -= amount
     },
+    add(amount) {
+      taken += amount
+    },
+    full: () => taken >= total,
   }
 }

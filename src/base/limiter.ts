@@ -14,6 +14,8 @@ export type Quota = {
 export type Limiter = {
   /** One more under this name, if `count` in `perMs` leaves room for it. */
   take(name: string, rate: { count: number; perMs: number }, nowMs: number): Quota
+  /** One that was taken does not count. */
+  give(name: string, rate: { count: number; perMs: number }): void
 }
 
 type Bucket = { tokens: number; atMs: number }
@@ -28,7 +30,7 @@ export function limiter(mostNames: number): Limiter {
   return {
     take(name, { count, perMs }, nowMs) {
       const perToken = perMs / count
-      const burst = Math.max(1, Math.floor((count * secondMs) / perMs))
+      const burst = burstOf({ count, perMs })
       const bucket = buckets.get(name) ?? { tokens: burst, atMs: nowMs }
       // A clock that stands still or jumps back refills nothing.
       const passedMs = Math.max(0, nowMs - bucket.atMs)
@@ -43,5 +45,12 @@ export function limiter(mostNames: number): Limiter {
         wholeMs: (burst - left) * perToken,
       }
     },
+    give(name, rate) {
+      const bucket = buckets.get(name)
+      if (bucket) bucket.tokens = Math.min(burstOf(rate), bucket.tokens + 1)
+    },
   }
 }
+
+const burstOf = ({ count, perMs }: { count: number; perMs: number }): number =>
+  Math.max(1, Math.floor((count * secondMs) / perMs))

@@ -16,6 +16,7 @@ import {
 import type { Appended, Database, FreedKey, LetterTable } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { noMessage, storedFrom } from './admin.ts'
+import { cutPage, readAtOnce, wholeCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
 import type { LetterAdmin } from './types.ts'
 
@@ -86,26 +87,37 @@ export function createLetterAdmin(options: Options): LetterAdmin {
     )
   }
 
+  /** Throws queue_full when the new body does not fit into the queue. */
+  async function changed(queue: Queue, position: number, changes: MessageChanges): Promise<store.Changed> {
+    const { body } = changes
+    if (body === undefined || queue.maxBytes === null) return await store.changeMessage(db, queue.id, position, changes)
+    return await db.together(async (inside) => {
+      if (!(await store.roomForBody(inside, queue.id, position, body.length)))
+        throw new BrokerError('queue_full', `The queue ${queue.name} has no room for this body.`, { retryAfterS: 1 })
+      return await store.changeMessage(inside, queue.id, position, changes)
+    })
+  }
+
   async function changeMessage(name: string, id: string, changes: MessageChanges): Promise<StoredMessage> {
     const queue = await queues.fresh(name)
     const position = parseMessageId(id)
     if (position === null) throw noMessage(id)
     for (let look = 0; look < looks; look++) {
-      const changed = await store.changeMessage(db, queue.id, position, changes)
-      if (changed.outcome === 'leased')
+      const { outcome, message, appended: item, dueInMs } = await changed(queue, position, changes)
+      if (outcome === 'leased')
         throw new BrokerError(
           'message_leased',
           `The message ${id} is leased: it can be changed when its lease is over.`,
         )
-      if (changed.outcome === 'dead')
+      if (outcome === 'dead')
         throw invalid(
           changes.delayMs === undefined ? '/deliver_at' : '/delay',
           'a dead letter is due at no time: redrive it',
         )
-      if (changed.outcome === 'changed') {
-        if (changed.appended) appended(changed.appended)
-        if (changed.dueInMs !== null) scheduled(changed.dueInMs)
-        return storedFrom(changed.message)
+      if (outcome === 'changed') {
+        if (item) appended(item)
+        if (dueInMs !== null) scheduled(dueInMs)
+        return storedFrom(message)
       }
       if (!(await store.findMessage(db, queue.id, position))) break
     }
@@ -152,6 +164,22 @@ export function createLetterAdmin(options: Options): LetterAdmin {
       const task = await store.findTask(db, id)
       if (!task) throw new BrokerError('task_not_found', `There is no task ${id}.`)
       return task
+    },
+    async listTasks({ limit, cursor, queue, may }) {
+      const shown: { number: number; task: Task }[] = []
+      const count = readAtOnce(limit)
+      for (let before = wholeCursor(cursor, Number.MAX_SAFE_INTEGER); ; ) {
+        const some = await store.listTasks(db, queue, before, count)
+        shown.push(...some.filter(({ task }) => may(task)))
+        before = some.at(-1)?.number ?? before
+        if (shown.length > limit || some.length < count) break
+      }
+      return cutPage(
+        shown,
+        limit,
+        ({ task }) => task,
+        (last) => ({ after: last.number }),
+      )
     },
     cancelTask: (id) => store.cancelTask(db, id),
     changeMessage,

@@ -2,8 +2,9 @@
 import { BrokerError, firstFire, invalid, nextFire, parseCron, type Schedule } from '../model/index.ts'
 import type { Database, ScheduleNow } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { pageByName } from './cursor.ts'
-import { cronOf, firesOf, firing, keep, type Told } from './schedules.ts'
+import { encodeCursor, textCursor } from './cursor.ts'
+import { firing, keep, type Told } from './firing.ts'
+import { cronOf, firesOf } from './schedules.ts'
 import type { ScheduleAdmin, ScheduleWithFires } from './types.ts'
 
 const firesShown = 5
@@ -62,9 +63,19 @@ export function createScheduleAdmin({ db, told, changed }: Options): ScheduleAdm
       return withFires(schedule)
     },
     async listSchedules({ limit, cursor, may }) {
-      const read = (after: string, count: number) => store.listSchedules(db, after, count)
-      const page = await pageByName(read, { limit, cursor }, (_name, schedule) => may(schedule))
-      return { ...page, data: page.data.map(withFires) }
+      const shown: Schedule[] = []
+      let bytes = 0
+      for (let after = textCursor(cursor); ; ) {
+        const { schedules, more } = await store.listSchedules(db, after, limit + 1)
+        for (const schedule of schedules) {
+          bytes += may(schedule) ? schedule.message.body.length : 0
+          const full = shown.length === limit || (shown.length > 0 && bytes > store.schedulesBytes)
+          if (full) return { data: shown.map(withFires), nextCursor: encodeCursor({ after }) }
+          after = schedule.name
+          if (may(schedule)) shown.push(schedule)
+        }
+        if (!more) return { data: shown.map(withFires), nextCursor: null }
+      }
     },
     deleteSchedule: (name, check) => locked(name, check, (inside) => store.deleteSchedule(inside, name)),
     pauseSchedule: (name, check) => setPaused(name, check, true),
@@ -74,7 +85,7 @@ export function createScheduleAdmin({ db, told, changed }: Options): ScheduleAdm
       const fire = await locked(name, check, async (inside, { schedule, nowMs }) => {
         const fire = await firing(inside, schedule, nowMs, later.told)
         const nextMs = schedule.nextFireAt?.getTime() ?? null
-        await store.recordFire(inside, name, nextMs, { ...fire, error: fire.error?.message ?? null })
+        await store.recordFires(inside, [{ name, nextMs, fire: { ...fire, error: fire.error?.message ?? null } }])
         return fire
       })
       later.tell()

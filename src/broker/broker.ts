@@ -291,7 +291,7 @@ export function createBroker(options: BrokerOptions): Broker {
       if (options.upkeep) {
         upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
         scheduler = startScheduler({ db, told, log })
-        tasks = startTasks({ db, gateway, appended: ownAppended, elect, log })
+        tasks = startTasks({ db, gateway, appended: ownAppended, sent: rates.sent, elect, log })
       }
       recording = loop(
         async () => {

@@ -46,6 +46,9 @@ export function cutPage<Row, T>(
   return { data: rows.slice(0, limit).map(shown), nextCursor: last ? encodeCursor(cursorOf(last)) : null }
 }
 
+/** Rows to read for a page, some of which the caller may not see: pages of one must not take a statement for each of those. */
+export const readAtOnce = (limit: number): number => Math.max(limit + 1, 200)
+
 /** A page of what a caller may see, of a list that is ordered by name. `read` answers up to `count` after a name. */
 export async function pageByName<T extends { name: string }>(
   read: (afterName: string, count: number) => Promise<T[]>,
@@ -56,8 +59,9 @@ export async function pageByName<T extends { name: string }>(
   let after = textCursor(cursor)
   let more = true
   while (more && shown.length < limit) {
-    const some = await read(after, limit + 1)
-    more = some.length > limit
+    const count = readAtOnce(limit)
+    const some = await read(after, count)
+    more = some.length === count
     for (const item of some) {
       if (shown.length === limit) {
         more = true

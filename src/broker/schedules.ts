@@ -4,31 +4,15 @@
  * schedule stands still. What waits for the commit are only the hints to receivers.
  */
 import { type Loop, loop, monotonicMs } from '../base/index.ts'
-import {
-  BrokerError,
-  fireVerdict,
-  type NewMessage,
-  nextFires,
-  parseCron,
-  type Schedule,
-  type ScheduleSettings,
-} from '../model/index.ts'
+import { fireVerdict, nextFires, parseCron, type Schedule, type ScheduleSettings } from '../model/index.ts'
 import type { Database, ScheduleNow } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import type { HandOver } from './handover.ts'
-import { createPublisher } from './publish.ts'
-import { createQueues } from './queues.ts'
-import { createTopics } from './topics.ts'
-import { createWriter } from './write.ts'
+import { type Firing, firingAll, keep, type Told } from './firing.ts'
 
-/** What is told about messages that were stored; see write.ts. */
-type Writing = Parameters<typeof createWriter>[0]
-export type Told = Pick<Writing, 'appended' | 'scheduled' | 'sent' | 'elect' | 'order' | 'gateway'>
-
-export type Firing = { atMs: number; messageId: string | null; error: BrokerError | null }
-
-/** As few as are stored in some ten milliseconds, for so long are their locks held. */
-const claimsAtOnce = 20
+/** Stored in some fifty milliseconds, for so long are their locks held. */
+const claimsAtOnce = 500
+/** How long one that a lock was in the way of is left alone. */
+const asideMs = 1_000
 const idleMs = 500
 /** Somebody else is at work, or a lock is in the way. */
 const againMs = 50
@@ -50,6 +34,7 @@ export type Scheduler = {
 export function startScheduler({ db, told, log }: Options): Scheduler {
   let everythingAtMs = Number.NEGATIVE_INFINITY
   let more = false
+  const aside = new Map<string, number>()
 
   function backS(): number {
     if (!more && monotonicMs() - everythingAtMs < everythingEveryMs) return lookBackS
@@ -65,39 +50,53 @@ export function startScheduler({ db, told, log }: Options): Scheduler {
       more = false
       return Math.min(idleMs, Math.ceil(untilMs ?? idleMs))
     }
-    const { claimed, behind, left } = await fireDue(back)
-    more = left || behind || claimed === claimsAtOnce || (claimed === 0 && back === everythingS)
+    const { claimed, rest, left } = await fireDue(back)
+    more = left || rest || (claimed === 0 && back === everythingS)
     return claimed === 0 || left ? againMs : 0
   }
 
-  /** `behind`: one is due again already. `left`: one could not be fired for now, and those after it were not tried. */
-  async function fireDue(back: number): Promise<{ claimed: number; behind: boolean; left: boolean }> {
+  /** `rest`: others may be due, or one is again already. `left`: some could not be fired for now. */
+  async function fireDue(back: number): Promise<{ claimed: number; rest: boolean; left: boolean }> {
     const later = keep(told)
-    const { due, done } = await db.together(async (inside) => {
-      const due = await store.claimDue(inside, back, claimsAtOnce)
-      const done: Done[] = []
-      for (const claim of due) {
-        const one = await fireOne(inside, claim, later.told)
-        if (!one) break
-        done.push(one)
-      }
-      return { due, done }
+    const { due, done, more } = await db.together(async (inside) => {
+      const { due, more } = await store.claimDue(inside, back, claimsAtOnce, held())
+      const done = await fireAll(inside, due, later.told)
+      await store.recordFires(
+        inside,
+        done.map(({ fire, ...each }) => ({ ...each, fire: fire && { ...fire, error: fire.error?.message ?? null } })),
+      )
+      return { due, done, more }
     })
     later.tell()
     for (const one of done) report(one)
     const behind = done.some(({ nowMs, nextMs }) => nextMs !== null && nextMs <= nowMs)
-    return { claimed: due.length, behind, left: done.length < due.length }
+    return { claimed: due.length, rest: more || behind, left: done.length < due.length }
   }
 
-  /** null: not now. */
-  async function fireOne(inside: Database, { schedule, nowMs }: ScheduleNow, told: Told): Promise<Done | null> {
-    const { name, misfire, timezone } = schedule
-    const dueMs = schedule.nextFireAt?.getTime() ?? nowMs
-    const { fires, nextMs } = fireVerdict({ cron: cronOf(schedule), timezone, misfire }, dueMs, nowMs)
-    const fire = fires ? await firing(inside, schedule, dueMs, told) : null
-    if (fire?.error?.code === 'unavailable') return null
-    await store.recordFire(inside, name, nextMs, fire && { ...fire, error: fire.error?.message ?? null })
-    return { name, dueMs, nowMs, nextMs, fire }
+  /** Without those that could not be fired now. */
+  async function fireAll(inside: Database, due: readonly ScheduleNow[], told: Told): Promise<Done[]> {
+    const verdicts = due.map(({ schedule, nowMs }) => {
+      const dueMs = schedule.nextFireAt?.getTime() ?? nowMs
+      const { misfire, timezone } = schedule
+      const verdict = fireVerdict({ cron: cronOf(schedule), timezone, misfire }, dueMs, nowMs)
+      return { ...verdict, schedule, atMs: dueMs, nowMs }
+    })
+    const fires = verdicts.filter((verdict) => verdict.fires)
+    const firings = await firingAll(inside, fires, told)
+    const byName = new Map(fires.map(({ schedule }, at) => [schedule.name, firings[at] ?? null]))
+    const done: Done[] = []
+    for (const { schedule, fires: wanted, atMs, nowMs, nextMs } of verdicts) {
+      const fire = byName.get(schedule.name) ?? null
+      if (fire?.error?.code === 'unavailable') aside.set(schedule.name, monotonicMs() + asideMs)
+      else if (fire || !wanted) done.push({ name: schedule.name, dueMs: atMs, nowMs, nextMs, fire })
+    }
+    return done
+  }
+
+  /** Those that somebody's lock has just kept from firing; the others need not wait for them. */
+  function held(): string[] {
+    for (const [name, untilMs] of aside) if (untilMs <= monotonicMs()) aside.delete(name)
+    return [...aside.keys()]
   }
 
   function report({ name, dueMs, nowMs, nextMs, fire }: Done): void {
@@ -110,65 +109,6 @@ export function startScheduler({ db, told, log }: Options): Scheduler {
 
   const firingLoop: Loop = loop(step, { retryMs: idleMs, failed: (error) => log('schedules failed', { error }) })
   return { changed: () => firingLoop.nudge(), stop: firingLoop.stop }
-}
-
-/**
- * Sends a schedule's message, inside the transaction that will record it; what refuses it is undone and returned. `told` must be
- * kept until the commit.
- */
-export async function firing(inside: Database, schedule: Schedule, atMs: number, told: Told): Promise<Firing> {
-  try {
-    const messageId = await inside.together((part) => sendFor(part, schedule, atMs, told))
-    return { atMs, messageId, error: null }
-  } catch (error) {
-    if (error instanceof BrokerError) return { atMs, messageId: null, error }
-    const detail = 'The message could not be stored; the log has more.'
-    return { atMs, messageId: null, error: new BrokerError('internal', detail, { cause: error }) }
-  }
-}
-
-async function sendFor(db: Database, schedule: Schedule, atMs: number, told: Told): Promise<string> {
-  const { name, target } = schedule
-  const headers = { 'postern-schedule': name, 'postern-fire-time': new Date(atMs).toISOString() }
-  const message: NewMessage = {
-    ...schedule.message,
-    headers: Object.assign(Object.create(null), schedule.message.headers, headers),
-    deliverAtMs: null,
-    dedupId: null,
-  }
-  if ('topic' in target) {
-    const publish = createPublisher({ db, topics: createTopics(db), handOver: noHands, ...told })
-    return (await publish(target.topic, target.routingKey, message)).id
-  }
-  const write = createWriter({ db, queues: createQueues(db, () => true), handOver: noHands, ...told })
-  const [sent] = await write(target.queue, [message], true)
-  if (!sent || sent instanceof Error) throw sent ?? new Error('send: no answer')
-  return sent.id
-}
-
-/** What is not committed yet is handed to nobody. */
-const noHands: HandOver = { reserve: () => ({ hands: [], flights: [], probes: [] }), finish: () => {} }
-
-/** Hints that are given when `tell` is called. */
-export function keep({ gateway, order, appended, scheduled, sent, elect }: Told): { told: Told; tell(): void } {
-  const kept: (() => void)[] = []
-  const later =
-    <Words extends unknown[]>(hint: (...words: Words) => void) =>
-    (...words: Words) =>
-      void kept.push(() => hint(...words))
-  return {
-    told: {
-      gateway,
-      order,
-      appended: later(appended),
-      scheduled: later(scheduled),
-      sent: later(sent),
-      elect: later(elect),
-    },
-    tell: () => {
-      for (const hint of kept) hint()
-    },
-  }
 }
 
 /** Of a schedule that is stored, so its text was understood. */

@@ -2,7 +2,7 @@
  * Tasks in the background: each is held by one gateway at a time, which says every second that it is still there; what nobody holds any
  * more another gateway takes, and goes on where the last step that committed ended.
  */
-import { type Loop, loop, monotonicMs, type Pace, pace } from '../base/index.ts'
+import { type Loop, loop, monotonicMs, type Pace, pace, turns } from '../base/index.ts'
 import { BrokerError, compileLetterFilter, deathHeader, messageLimits } from '../model/index.ts'
 import type { Appended, Database, FreedKey, HeldTask, LetterRow, MovingLetter } from '../store/index.ts'
 import * as store from '../store/index.ts'
@@ -10,7 +10,10 @@ import * as store from '../store/index.ts'
 /** A step takes far less; then a gateway that stopped answering has lost its tasks. */
 const aliveMs = 5_000
 const claimEveryMs = 1_000
-const tasksAtOnce = 4
+/** Held at the same time, so that those that wait (for their rate, or for room in a queue) are in nobody's way; */
+const tasksAtOnce = 100
+/** and so many of them at work. */
+const stepsAtOnce = 4
 const lettersAtOnce = 500
 /** So much of a rate is done together. */
 const burstMs = 100
@@ -30,6 +33,8 @@ type Options = {
   db: Database
   gateway: string
   appended(item: Appended): void
+  /** Letters arrived in a queue. */
+  sent(queueId: number, count: number): void
   elect(keys: readonly FreedKey[]): void
   log(event: string, fields?: Record<string, unknown>): void
 }
@@ -37,6 +42,7 @@ type Options = {
 export function startTasks(options: Options): Tasks {
   const { db, gateway, log } = options
   const running = new Map<number, Loop>()
+  const inTurn = turns(stepsAtOnce)
   let stopped = false
 
   const claiming = loop(
@@ -53,7 +59,7 @@ export function startTasks(options: Options): Tasks {
     const step = redriving(options, id)
     const one: Loop = loop(
       async () => {
-        const restMs = await step()
+        const restMs = await inTurn(step)
         if (restMs !== null) return restMs
         running.delete(id)
         void one.stop()
@@ -78,7 +84,7 @@ export function startTasks(options: Options): Tasks {
 }
 
 /** A step of one task; answers how long to rest, or null when there is nothing more to do here. */
-function redriving({ db, gateway, appended, elect, log }: Options, id: number): () => Promise<number | null> {
+function redriving({ db, gateway, appended, sent, elect, log }: Options, id: number): () => Promise<number | null> {
   let paced: Pace | undefined
 
   async function finish(state: 'done' | 'failed', error: string | null): Promise<null> {
@@ -110,8 +116,8 @@ function redriving({ db, gateway, appended, elect, log }: Options, id: number): 
         withBody: filter.usesBody,
       },
     )
-    if (rows.length === 0 && task.goesOn) {
-      await store.turnTask(db, gateway, id)
+    if (rows.length === 0 && task.next) {
+      await store.turnTask(db, gateway, id, task.from, task.next)
       return 0
     }
     if (rows.length === 0) return finish('done', null)
@@ -119,6 +125,7 @@ function redriving({ db, gateway, appended, elect, log }: Options, id: number): 
     const redriven = await store.redriveLetters(db, {
       task: id,
       gateway,
+      queueId: task.queueId,
       from: task.from,
       at: task.at,
       letters: task.dryRun ? [] : letters,
@@ -130,6 +137,7 @@ function redriving({ db, gateway, appended, elect, log }: Options, id: number): 
     if (!redriven) return 0
     for (let n = 0; n < redriven.moved; n++) paced?.take(monotonicMs())
     for (const item of redriven.appended) appended(item)
+    for (const { queueId, count } of redriven.arrived) sent(queueId, count)
     // Ready messages that were locked and then left: a lease may have passed over them meanwhile.
     if (task.from === 'messages' && !task.dryRun && redriven.moved < letters.length)
       for (const letter of letters) appended({ queueId: task.queueId, lane: letter.first, position: letter.second })
@@ -166,14 +174,15 @@ function choose(
     if (letters.length >= most) break
     end = { first: row.first, second: row.second }
     const origin = row.headers?.[deathHeader.queue]
-    if (task.from === 'messages' && origin === undefined) continue
+    if (task.from !== 'dead' && origin === undefined) continue
     scanned++
     if (!matches({ headers: row.headers ?? {}, key: row.key, reason: row.reason, diedMs: row.died_ms, body: row.body }))
       continue
     const home =
       task.from === 'dead' ? task.queueId : Object.hasOwn(task.origins, origin ?? '') && task.origins[origin ?? '']
     const targetId = task.targetId ?? (home || 0)
-    letters.push({ tid: row.tid, version: row.version, first: row.first, second: row.second, targetId, seen: scanned })
+    const { tid, version, first, second, key } = row
+    letters.push({ tid, version, first, second, key, targetId, seen: scanned })
   }
   return { letters, scanned, end }
 }

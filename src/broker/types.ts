@@ -215,9 +215,11 @@ export type LetterAdmin = {
   redrive(queue: string, request: RedriveRequest, may: (queue: string) => boolean): Promise<Task>
   /** Throws task_not_found. */
   getTask(id: string): Promise<Task>
+  /** Newest first; `queue` null: of all. `may` hides some from callers that may not see them. */
+  listTasks(options: PageOptions & { queue: string | null; may(task: Task): boolean }): Promise<Page<Task>>
   /** After it the task does nothing more; one that is finished stays as it is. */
   cancelTask(id: string): Promise<void>
-  /** Throws message_not_found, message_leased, and invalid_value for a delay of a dead letter. */
+  /** Throws message_not_found, message_leased, queue_full, and invalid_value for a delay of a dead letter. */
   changeMessage(queue: string, id: string, changes: MessageChanges): Promise<StoredMessage>
   /** How many were deleted, of what lay there when it began; stops when the caller has gone. */
   deleteMessages(
@@ -276,8 +278,11 @@ export type Broker = {
   receive(queue: string, options: ReceiveOptions): Promise<Received>
   /** Resolves after the commit, in the order given. Throws forbidden, queue_not_found, unavailable. */
   settle(actions: readonly SettleAction[], options: SettleOptions): Promise<Settled[]>
-  /** Who holds this API key; null when nobody does, or it has expired or was revoked. */
-  authenticate(secret: string): Promise<Principal | null>
+  /**
+   * Who holds this API key; null when nobody does, or it has expired or was revoked. `guessing` is called before anything is looked up
+   * for a key that was not valid here lately; it may throw.
+   */
+  authenticate(secret: string, guessing?: () => void): Promise<Principal | null>
   admin: Admin
   desk: Desk
   /** Begins upkeep and listening to other gateways. */

@@ -1,9 +1,9 @@
 /** `postern redrive` and `postern tasks`: dead letters sent on their way again, and how far that is. */
 import type { Command } from 'commander'
 import { sleep } from '../base/index.ts'
-import { CliError, type Client, jsonBody, queuePath, taskPath } from './client.ts'
+import { CliError, type Client, everyPage, jsonBody, queuePath, taskPath } from './client.ts'
 import type { Context } from './context.ts'
-import { fieldTable, progress } from './output.ts'
+import { fieldTable, progress, table } from './output.ts'
 import { parsed } from './topics.ts'
 
 type Task = {
@@ -17,6 +17,7 @@ type Task = {
   moved: number
   skipped: number
   error: string | null
+  created_at: string
 }
 type Options = { to?: string; filter?: string; limit?: string; rate?: string; dryRun?: boolean; wait?: boolean }
 
@@ -75,7 +76,21 @@ function summary(task: Task): string {
 }
 
 export function tasksCommand(program: Command, context: Context): void {
-  const tasks = program.command('tasks').description('look at a task, or cancel it')
+  const tasks = program.command('tasks').description('look at tasks, or cancel one')
+  tasks
+    .command('list', { isDefault: true })
+    .description('the newest first')
+    .option('--queue <queue>', 'of this queue only')
+    .action(async ({ queue }: { queue?: string }, command: Command) => {
+      const { client, out } = context(command)
+      const rows = await everyPage<Task>(client, '/v1/tasks', { queue })
+      await out.data(rows, () =>
+        table(
+          ['ID', 'QUEUE', 'STATE', 'MOVED', 'CREATED'],
+          rows.map((task) => [task.id, task.queue, task.state, String(task.moved), task.created_at]),
+        ),
+      )
+    })
   tasks
     .command('show')
     .description('how far it is')

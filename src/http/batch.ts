@@ -81,6 +81,9 @@ async function readItems({ exchange, maxBodyBytes }: Call<typeof batchRoute>): P
   return isLines ? readLines(bytes, options) : readJsonBatch(bytes, options)
 }
 
+/** Of one message. */
+const errorsShown = 10
+
 type To = { broker: Broker; queue: string }
 
 async function sendAll({ broker, queue }: To, items: readonly Item[]): Promise<Answer<201>> {
@@ -120,7 +123,9 @@ function result(
   }
   if (outcome instanceof BrokerError) return { index, error: { code: outcome.code, detail: outcome.message } }
   if (outcome && 'errors' in outcome) {
-    const detail = outcome.errors.map((error) => `${error.pointer}: ${error.detail}`).join('; ')
+    const shown = outcome.errors.slice(0, errorsShown)
+    const rest = outcome.errors.length > errorsShown ? ` (and ${outcome.errors.length - errorsShown} more)` : ''
+    const detail = shown.map((error) => `${error.pointer}: ${error.detail}`).join('; ') + rest
     return { index, error: { code: outcome.code, detail } }
   }
   return { index, error: { code: 'internal', detail: 'It may not have been stored.' } }

@@ -12,8 +12,8 @@ import {
   messageLimits,
   type NewMessage,
 } from '../model/index.ts'
-import { duration, fieldErrors, integer, isWellFormed, refuse, shortText, time } from './fields.ts'
-import { parseJson } from './json_body.ts'
+import { duration, fieldErrors, integer, isWellFormed, pointerStep, refuse, shortText, time } from './fields.ts'
+import { checkMembers, parseJson } from './json_body.ts'
 import { arrayElements, objectMembers, type Slice } from './json_slices.ts'
 import { checkHeaders, withTrace } from './message_headers.ts'
 import {
@@ -81,6 +81,7 @@ export function readJsonBatch(bytes: Buffer, options: ReadOptions): Item[] {
   const { text, value } = parseJson(bytes)
   const messages = messagesOf(value)
   checkCount(messages.length, '/messages')
+  checkMembers(messages, '/messages')
   let slices: Slice[] | undefined
   return messages.map((message, at) => {
     const rawBody = (): string => {
@@ -143,9 +144,7 @@ export function messageFrom(
 ): Item {
   const body = bodyOf(value, rawBody)
   const { headers, errors } = checkHeaders(Object.entries(item.headers ?? {}), (name) =>
-    name === undefined
-      ? `${pointer}/headers`
-      : `${pointer}/headers/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`,
+    name === undefined ? `${pointer}/headers` : `${pointer}/headers/${pointerStep(name)}`,
   )
   const all: FieldError[] = [...errors, ...optionErrors(item, (option) => `${pointer}/${option}`)]
   if ('detail' in body) all.push({ pointer: `${pointer}${body.pointer}`, detail: body.detail })

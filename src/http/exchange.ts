@@ -27,6 +27,8 @@ export type Exchange = {
   /** Bytes of the budget for bodies that are taken, until `releaseBody`. */
   reservedBytes: number
   bodies: Budget
+  /** Bytes of answers that their clients have not taken yet. */
+  answers: Budget
   /** Of every answer: what is left of the limits on requests. */
   quota: Record<string, string>
   /** For the log: the queue or the topic, once its name has been checked. */
@@ -43,11 +45,12 @@ const requestIdPattern = /^[A-Za-z0-9._-]{1,64}$/
 /** What all requests of one gateway share. */
 export type Shared = {
   newRequestId(): string
-  /** Bytes of bodies in flight. */
+  /** Bytes of bodies in flight, and of answers. */
   bodies: Budget
+  answers: Budget
 }
 
-export function openExchange(context: Context<HttpEnv>, { newRequestId, bodies }: Shared): Exchange {
+export function openExchange(context: Context<HttpEnv>, { newRequestId, bodies, answers }: Shared): Exchange {
   const bindings = bindingsOf(context.env)
   const target = targetOf(context.req.raw, context.env)
   const question = target.indexOf('?')
@@ -63,6 +66,7 @@ export function openExchange(context: Context<HttpEnv>, { newRequestId, bodies }
     bytesIn: 0,
     reservedBytes: 0,
     bodies,
+    answers,
     quota: {},
     queue: undefined,
     topic: undefined,
@@ -121,6 +125,28 @@ export function ifUnwritten(exchange: Exchange, action: () => void): void {
   outgoing?.once('close', () => {
     if (!outgoing.writableFinished) action()
   })
+}
+
+/** So small an answer that the network takes it at once. */
+const smallAnswer = 16 * 1024
+
+/** Before much is read for an answer. Throws unavailable when clients leave too much lying. */
+export function checkAnswers({ answers }: Exchange): void {
+  if (answers.full())
+    throw new BrokerError('unavailable', 'The gateway has too many answers that are not read.', { retryAfterS: 1 })
+}
+
+/**
+ * When it is there, before it is made an answer: many may have asked at once. Throws as checkAnswers, unless it is small; counts until the
+ * answer was handed to the network, or the client has gone.
+ */
+export function countAnswer(exchange: Exchange, bytes: number): void {
+  const { outgoing, answers } = exchange
+  if (bytes <= smallAnswer) return
+  checkAnswers(exchange)
+  if (!outgoing || outgoing.destroyed) return
+  answers.add(bytes)
+  outgoing.once('close', () => answers.give(bytes))
 }
 
 /** Drops a body that nobody wants; unread, it would keep Node from noticing that the client hangs up. */

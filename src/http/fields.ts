@@ -48,8 +48,11 @@ export function refuse(errors: readonly FieldError[]): BrokerError {
   })
 }
 
+/** A name as a step of a JSON pointer (RFC 6901). */
+export const pointerStep = (name: string): string => name.replaceAll('~', '~0').replaceAll('/', '~1')
+
 const jsonPointer = (path: readonly PropertyKey[]): string =>
-  path.map((step) => `/${String(step).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('')
+  path.map((step) => `/${pointerStep(String(step))}`).join('')
 
 export const name = z
   .string('must be a string')

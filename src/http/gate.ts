@@ -7,16 +7,18 @@ import type { Broker } from '../broker/index.ts'
 import { BrokerError, type Principal, rootPrincipal } from '../model/index.ts'
 import type { Needs } from './endpoint.ts'
 import { type Exchange, header } from './exchange.ts'
+import type { Limits } from './limits.ts'
 
 export type Gate = {
   /** Throws forbidden when a browser was led here by somebody else's page. Lets everything pass when keys are needed. */
   checkOrigin(exchange: Exchange): void
-  /** null: nobody in particular, where that is enough. Throws unauthenticated. */
+  /** null: nobody in particular, where that is enough. Throws unauthenticated, and rate_limited instead to whoever is refused too often. */
   identify(exchange: Exchange, needs: Needs): Principal | null | Promise<Principal>
 }
 
 export type GateOptions = {
   broker: Pick<Broker, 'authenticate'>
+  limits: Pick<Limits, 'stranger'>
   rootKey: string | null
   open: boolean
   host: string
@@ -25,7 +27,7 @@ export type GateOptions = {
 const bearerPattern = /^bearer +(\S{1,512}) *$/i
 const loopbackPattern = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/
 
-export function createGate({ broker, rootKey, open, host }: GateOptions): Gate {
+export function createGate({ broker, limits, rootKey, open, host }: GateOptions): Gate {
   const rootDigest = rootKey === null ? null : digest(rootKey)
   const ownHost = host.includes(':') ? `[${host.toLowerCase()}]` : host.toLowerCase()
 
@@ -47,18 +49,36 @@ export function createGate({ broker, rootKey, open, host }: GateOptions): Gate {
     if (given === undefined) {
       if (open) return rootPrincipal
       if (needs === 'anyone') return null
+      limits.stranger(exchange)
       throw new BrokerError('unauthenticated', 'Send an API key: `Authorization: Bearer KEY`.')
     }
     const key = bearerPattern.exec(given)?.[1]
-    if (key === undefined) throw new BrokerError('unauthenticated', 'The Authorization header is not `Bearer KEY`.')
+    if (key === undefined) {
+      limits.stranger(exchange)
+      throw new BrokerError('unauthenticated', 'The Authorization header is not `Bearer KEY`.')
+    }
     if (rootDigest && timingSafeEqual(rootDigest, digest(key))) return rootPrincipal
-    return holderOf(key)
+    return holderOf(exchange, key)
   }
 
-  async function holderOf(key: string): Promise<Principal> {
-    const principal = await broker.authenticate(key)
-    if (!principal) throw new BrokerError('unauthenticated', 'The API key is unknown, expired or revoked.')
-    return principal
+  async function holderOf(exchange: Exchange, key: string): Promise<Principal> {
+    let pardon: (() => void) | undefined
+    let principal: Principal | null
+    try {
+      principal = await broker.authenticate(key, () => {
+        pardon = limits.stranger(exchange)
+      })
+    } catch (error) {
+      pardon?.()
+      throw error
+    }
+    if (principal) {
+      pardon?.()
+      return principal
+    }
+    // One that was valid a moment ago was looked up for nothing, too.
+    if (!pardon) limits.stranger(exchange)
+    throw new BrokerError('unauthenticated', 'The API key is unknown, expired or revoked.')
   }
 
   return { checkOrigin, identify }

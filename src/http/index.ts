@@ -28,6 +28,7 @@ import { unknownEndpoint } from './unknown.ts'
 
 /** For tests: what is declared, to hold the answers against. */
 export { endpoints } from './endpoints.ts'
+export { networkOf } from './limits.ts'
 export { type Listening, type ListenOptions, listen } from './server.ts'
 
 /** Takes the one line about a request. Never a body, a key, a receipt or a query's values. */
@@ -43,9 +44,13 @@ export type HttpDeps = {
   maxWaitMs: number
   /** Of request bodies that are being read or wait for the broker, together. */
   maxBodiesInFlightBytes: number
+  /** Of answers that their clients have not taken yet. */
+  maxAnswersInFlightBytes: number
   /** Requests of all, and of each API key that has no rate of its own; null: any number. */
   rateLimit: Rate | null
   rateLimitPerKey: Rate | null
+  /** Requests without a valid key, from each address. */
+  rateLimitRefused: Rate | null
   version: string
   /** Sends one made-up message to a subscription's endpoint now. Absent where nothing is pushed. */
   testWebhook?: (subscription: string) => Promise<Attempt>
@@ -63,9 +68,13 @@ export const openApiYaml = (): string => printYaml(openApiDocument(endpoints))
 
 export function createHttp(deps: HttpDeps): Http {
   const app = new Hono<HttpEnv>({ getPath: rawPath })
-  const gate = createGate(deps)
   const limits = createLimits(deps)
-  const shared: Shared = { newRequestId: requestIds(), bodies: budget(deps.maxBodiesInFlightBytes) }
+  const gate = createGate({ ...deps, limits })
+  const shared: Shared = {
+    newRequestId: requestIds(),
+    bodies: budget(deps.maxBodiesInFlightBytes),
+    answers: budget(deps.maxAnswersInFlightBytes),
+  }
   const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks } = deps
   const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook }
 

@@ -1,9 +1,9 @@
 /** JSON request bodies: what counts as one, and how a broken one is told from a wrong one. */
 import { isUtf8 } from 'node:buffer'
 import type { z } from '@hono/zod-openapi'
-import { BrokerError } from '../model/index.ts'
+import { BrokerError, invalid } from '../model/index.ts'
 import { type Exchange, hasBody, header, readBody } from './exchange.ts'
-import { fieldErrors, refuse } from './fields.ts'
+import { fieldErrors, pointerStep, refuse } from './fields.ts'
 
 /** Lower case, without parameters; '' when none is declared. */
 export const mediaType = (exchange: Exchange): string =>
@@ -51,9 +51,28 @@ export function parseJson(bytes: Buffer): { text: string; value: unknown } {
   throw new BrokerError('malformed_json', 'The body is not JSON.')
 }
 
+/**
+ * Members of one list or object of a JSON body; the longest that is valid has a thousand. Schemas report each wrong member: measured, a
+ * list of four million numbers where receipts belong took 17 s and 2.8 GB.
+ */
+const mostMembers = 10_000
+/** Deeper than any schema; filters bound themselves. */
+const deepest = 6
+
 /** Throws invalid_value. */
 export function check<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
+  checkMembers(value, '', 0)
   const result = schema.safeParse(value)
   if (result.success) return result.data
   throw refuse(fieldErrors(result.error, 'body'))
+}
+
+/** Throws invalid_value where a list or an object is longer than any may be. What lies in a `body` is a message's own. */
+export function checkMembers(value: unknown, pointer: string, depth = 0): void {
+  if (typeof value !== 'object' || value === null || depth > deepest) return
+  const members = Array.isArray(value) ? value.length : Object.keys(value).length
+  if (members > mostMembers) throw invalid(pointer, `must have at most ${mostMembers} members`)
+  for (const [name, member] of Object.entries(value))
+    if (typeof member === 'object' && name !== 'body')
+      checkMembers(member, `${pointer}/${pointerStep(name)}`, depth + 1)
 }

@@ -13,7 +13,7 @@ import { json } from './answer.ts'
 import { bodyOf, messageFields } from './batch_items.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
 import { type Exchange, hangUp } from './exchange.ts'
-import { integer, refuse, time } from './fields.ts'
+import { integer, pointerStep, refuse, time } from './fields.ts'
 import { check, readJsonText } from './json_body.ts'
 import { objectMembers } from './json_slices.ts'
 import { letterFilterIn } from './letter_filter.ts'
@@ -85,7 +85,7 @@ function readOptions(given: z.output<typeof changesIn>, changes: MessageChanges,
   }
   if (given.headers !== undefined) {
     const checked = checkHeaders(Object.entries(given.headers ?? {}), (name) =>
-      name === undefined ? '/headers' : `/headers/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`,
+      name === undefined ? '/headers' : `/headers/${pointerStep(name)}`,
     )
     changes.headers = checked.headers
     errors.push(...checked.errors)

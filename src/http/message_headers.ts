@@ -23,6 +23,11 @@ export function checkHeaders(
   pointerTo: (name?: string) => string,
 ): Checked {
   if (entries.length === 0) return { headers: null, errors: [] }
+  if (entries.length > messageLimits.headers)
+    return {
+      headers: null,
+      errors: [{ pointer: pointerTo(), detail: `must be at most ${messageLimits.headers} headers` }],
+    }
   // Without a prototype, so that a header called __proto__ is one like any other.
   const headers: Headers = Object.create(null)
   const errors: FieldError[] = []
@@ -36,8 +41,6 @@ export function checkHeaders(
       bytes += name.length + Buffer.byteLength(value as string)
     }
   }
-  if (entries.length > messageLimits.headers)
-    errors.push({ pointer: pointerTo(), detail: `must be at most ${messageLimits.headers} headers` })
   if (bytes > messageLimits.headerBytes)
     errors.push({ pointer: pointerTo(), detail: `must be at most ${messageLimits.headerBytes} bytes in total` })
   return { headers, errors }

@@ -2,9 +2,11 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { type Answer, empty, json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
+import { checkAnswers, countAnswer } from './exchange.ts'
 import { messageState, page, pageOf, timeOut } from './fields.ts'
 import { messageJson, messageOut } from './message_out.ts'
 import { duplicateOut, messageNotes, messageOptions, messageRequest, readMessage } from './message_request.ts'
+import { bodyBytes } from './receive.ts'
 import { jsonOf, problems, queueParam, security } from './route.ts'
 
 const tags = ['messages']
@@ -64,11 +66,13 @@ const listRoute = createRoute({
   },
 })
 
-const list = endpoint(listRoute, 'read', async ({ broker, queue, query }) => {
+const list = endpoint(listRoute, 'read', async ({ broker, exchange, queue, query }) => {
+  checkAnswers(exchange)
   const { data, nextCursor } = await broker.admin.browseMessages(queue, query.state ?? 'ready', {
     limit: query.limit ?? 100,
     cursor: query.cursor ?? null,
   })
+  countAnswer(exchange, bodyBytes(data))
   return json(200, { data: data.map(messageJson), next_cursor: nextCursor })
 })
 

@@ -4,7 +4,7 @@ import type { Broker, Received } from '../broker/index.ts'
 import { type Delivery, formatDuration, invalid, limits, type Principal } from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
-import { type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
+import { checkAnswers, countAnswer, type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
 import { durationParam, flagParam, integerParam, shortText } from './fields.ts'
 import { headerBytes, headersToSend, idempotencyKey } from './message_headers.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
@@ -95,6 +95,7 @@ export async function take(
 ): Promise<Delivery[]> {
   checkWait(wait, maxWaitMs)
   ignoreBody(exchange)
+  checkAnswers(exchange)
   const received = await broker.receive(queue, {
     max: max ?? 1,
     waitMs: wait ?? 0,
@@ -104,8 +105,17 @@ export async function take(
     ...(perKey === undefined ? {} : { perKey }),
   })
   if (received.messages.length > 0) guard(exchange, received)
+  try {
+    countAnswer(exchange, bodyBytes(received.messages))
+  } catch (error) {
+    await received.giveBack()
+    throw error
+  }
   return received.messages
 }
+
+export const bodyBytes = (messages: readonly { body: Buffer }[]): number =>
+  messages.reduce((sum, { body }) => sum + body.length, 0)
 
 /** Two callers may use the same key. */
 export function retryKeyOf(exchange: Exchange, principal: Principal | null): string | null {

@@ -12,7 +12,7 @@ import {
 } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { type Endpoint, endpoint, forbidden, permits, type Site } from './endpoint.ts'
-import { integer, name, rateIn, timeOut } from './fields.ts'
+import { integer, name, page, pageOf, rateIn, timeOut } from './fields.ts'
 import { letterFilterIn } from './letter_filter.ts'
 import { jsonIn, jsonOf, objectOf, problems, queueParam, security } from './route.ts'
 
@@ -31,6 +31,9 @@ const redriveIn = objectOf(
   },
   'must be an object with to, filter, limit, rate, dry_run',
 ).openapi('Redrive')
+
+/** To look at a task, either. */
+const sufficient = ['read', 'manage'] as const satisfies readonly Action[]
 
 const count = (description: string) => z.int().openapi({ description })
 
@@ -81,6 +84,35 @@ const redrive = endpoint(redriveRoute, 'manage', async (call) => {
   return json(202, taskJson(task), { Location: `/v1/tasks/${task.id}` })
 })
 
+const listRoute = createRoute({
+  method: 'get',
+  path: '/v1/tasks',
+  operationId: 'listTasks',
+  summary: 'Tasks on queues that the key may read or manage, the newest first',
+  tags,
+  security,
+  request: { query: z.strictObject({ queue: name.optional(), ...page }) },
+  responses: { 200: jsonOf(pageOf(taskOut).openapi('TaskList'), 'A page'), ...problems(401, 403) },
+})
+
+const list = endpoint(listRoute, 'key', async ({ broker, principal, query }) => {
+  const may = (queue: string) => sufficient.some((action) => permits(principal, action, 'queues', queue))
+  const mayAny =
+    principal?.root ||
+    principal?.scopes.some(
+      ({ actions, queues }) => queues.length > 0 && sufficient.some((each) => actions.includes(each)),
+    )
+  if (!mayAny) throw new BrokerError('forbidden', 'This API key has no scope to read or manage queues.')
+  if (query.queue !== undefined && !may(query.queue)) throw forbidden('read', query.queue)
+  const { data, nextCursor } = await broker.admin.listTasks({
+    limit: query.limit ?? 100,
+    cursor: query.cursor ?? null,
+    queue: query.queue ?? null,
+    may: (task) => may(task.queue),
+  })
+  return json(200, { data: data.map(taskJson), next_cursor: nextCursor })
+})
+
 const taskParam = z.object({ id: z.string().openapi({ example: 'task_0b1c2d3e4f5a6b7c8d9e' }) })
 
 const getRoute = createRoute({
@@ -94,7 +126,7 @@ const getRoute = createRoute({
   responses: { 200: jsonOf(taskOut, 'The task'), ...problems(401, 403, 404) },
 })
 
-const get = endpoint(getRoute, 'key', async (call) => json(200, taskJson(await taskFor(call, ['read', 'manage']))))
+const get = endpoint(getRoute, 'key', async (call) => json(200, taskJson(await taskFor(call, sufficient))))
 
 const cancelRoute = createRoute({
   method: 'delete',
@@ -113,19 +145,19 @@ const cancel = endpoint(cancelRoute, 'key', async (call) => {
   return empty()
 })
 
-export const redriveEndpoints: readonly Endpoint[] = [redrive, get, cancel]
+export const redriveEndpoints: readonly Endpoint[] = [redrive, list, get, cancel]
 
 type Caller = Pick<Site, 'broker'> & { principal: Principal | null; param(name: string): string }
 
 /** The one in the path. Throws task_not_found also when the key may not even look at it: no id can be probed. */
-async function taskFor({ broker, principal, param }: Caller, sufficient: readonly Action[]): Promise<Task> {
+async function taskFor({ broker, principal, param }: Caller, enough: readonly Action[]): Promise<Task> {
   const id = param('id')
   const unknown = () => new BrokerError('task_not_found', `There is no task ${id}.`)
   if (!idPattern.test(id)) throw unknown()
   const task = await broker.admin.getTask(id)
   const may = (action: Action) => permits(principal, action, 'queues', task.queue)
-  if (sufficient.some(may)) return task
-  throw may('read') || may('manage') ? forbidden(sufficient[0] ?? 'manage', task.queue) : unknown()
+  if (enough.some(may)) return task
+  throw sufficient.some(may) ? forbidden(enough[0] ?? 'manage', task.queue) : unknown()
 }
 
 const taskJson = (task: Task): z.input<typeof taskOut> => ({

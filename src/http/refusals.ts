@@ -14,6 +14,8 @@ export type Refusals = {
   unroutable(error: unknown): Response
   /** What is no HTTP, too slow, or has too large a head: answered straight to the socket, which is then closed. */
   socket(error: ClientError, socket: Duplex, outgoing: ServerResponse | undefined): void
+  /** A connection too many: answered before it has asked, and closed. */
+  crowded(socket: Duplex): void
 }
 
 export function refusals(log: (line: Record<string, unknown>) => void): Refusals {
@@ -44,13 +46,30 @@ export function refusals(log: (line: Record<string, unknown>) => void): Refusals
     log({ event: 'request', status, request_id: requestId, error: error.code ?? error.message })
   }
 
-  return { unroutable, socket }
+  function crowded(connection: Duplex): void {
+    const requestId = newRequestId()
+    connection.end(wholeAnswer(tooCrowded, requestId, { 'Retry-After': '1' }))
+    log({ event: 'request', status: tooCrowded.status, request_id: requestId, error: 'too many connections' })
+  }
+
+  return { unroutable, socket, crowded }
 }
 
 type Refusal = { status: number; reason: string; code: Code; detail: string }
 
-function wholeAnswer({ status, reason, code, detail }: Refusal, requestId: string): string {
-  const answer = problemAnswer({ status, title: reason, code, detail, errors: [] }, requestId, {})
+const tooCrowded: Refusal = {
+  status: 503,
+  reason: 'Service Unavailable',
+  code: 'unavailable',
+  detail: 'This gateway has as many connections as it takes.',
+}
+
+function wholeAnswer(
+  { status, reason, code, detail }: Refusal,
+  requestId: string,
+  more: Record<string, string> = {},
+): string {
+  const answer = problemAnswer({ status, title: reason, code, detail, errors: [] }, requestId, more)
   const body = String(answer.body)
   const head = {
     ...answer.headers,

@@ -3,7 +3,9 @@ import { createRoute, z } from '@hono/zod-openapi'
 import { type Action, BrokerError, type Principal, type Schedule, type ScheduleTarget } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { checkName, type Endpoint, endpoint, forbidden, permits } from './endpoint.ts'
+import { checkAnswers, countAnswer } from './exchange.ts'
 import { name, page, pageOf, timeOut } from './fields.ts'
+import { bodyBytes } from './receive.ts'
 import { jsonIn, jsonOf, problems, security } from './route.ts'
 import { clockNotes, readSchedule, scheduleIn, scheduleJson, scheduleOut } from './schedule_settings.ts'
 
@@ -69,14 +71,16 @@ const listRoute = createRoute({
   responses: { 200: jsonOf(pageOf(scheduleOut).openapi('ScheduleList'), 'A page'), ...problems(401, 403) },
 })
 
-const list = endpoint(listRoute, 'key', async ({ broker, principal, query }) => {
+const list = endpoint(listRoute, 'key', async ({ broker, exchange, principal, query }) => {
   const mayReadAny = principal?.root || principal?.scopes.some(({ actions }) => actions.includes('read'))
   if (!mayReadAny) throw new BrokerError('forbidden', 'This API key has no scope to read queues or topics.')
+  checkAnswers(exchange)
   const { data, nextCursor } = await broker.admin.listSchedules({
     limit: query.limit ?? 100,
     cursor: query.cursor ?? null,
     may: ({ target }) => may(principal, 'read', target),
   })
+  countAnswer(exchange, bodyBytes(data.map(({ message }) => message)))
   return json(200, { data: data.map(scheduleJson), next_cursor: nextCursor })
 })
 

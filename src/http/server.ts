@@ -3,15 +3,18 @@
  * loses no answer: it refuses new connections, lets what is under way finish, and closes the rest.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
+import { after } from '../base/index.ts'
 import { maxHeaderBytes, refusals } from './refusals.ts'
 
 export type ListenOptions = {
   host: string
   /** 0: any free one. */
   port: number
+  /** More are answered with 503 and closed. Any number unless given. */
+  maxConnections?: number
   log(line: Record<string, unknown>): void
   timeouts?: Partial<Timeouts>
 }
@@ -57,6 +60,8 @@ export async function listen(http: { fetch: unknown }, options: ListenOptions): 
   })
 
   function onRequest(incoming: IncomingMessage, outgoing: ServerResponse): void {
+    // It has had its answer.
+    if (turnedAway.has(incoming.socket)) return
     answers.set(incoming.socket, outgoing)
     if (stopping) closeAfter(outgoing)
     void listener(incoming, outgoing)
@@ -64,6 +69,7 @@ export async function listen(http: { fetch: unknown }, options: ListenOptions): 
 
   const server = httpServer({ ...defaults, ...options.timeouts })
   const answers = answersByConnection(server)
+  const turnedAway = turningAway(server, options.maxConnections ?? Number.POSITIVE_INFINITY, refuse.crowded)
   // Without the last two Node would answer `Expect` itself: a body could not be refused before it is sent.
   server.on('request', onRequest).on('checkContinue', onRequest).on('checkExpectation', onRequest)
   server.on('clientError', (error, socket) => refuse.socket(error, socket, answers.get(socket)))
@@ -105,6 +111,32 @@ function answersByConnection(server: Server): Map<Duplex, ServerResponse | undef
     socket.once('close', () => answers.delete(socket))
   })
   return answers
+}
+
+/** How long a connection that is turned away may take to read why, and how many may; others are just closed. */
+const partingMs = 1_000
+const mostParting = 200
+
+/** Connections beyond `most` are refused, whatever they ask for: those, as long as they are open. */
+function turningAway(server: Server, most: number, refuse: (socket: Socket) => void): ReadonlySet<Duplex> {
+  const parting = new Set<Duplex>()
+  let open = 0
+  server.on('connection', (socket) => {
+    if (open < most) {
+      open++
+      socket.once('close', () => open--)
+      return
+    }
+    if (parting.size >= mostParting) return void socket.destroy()
+    parting.add(socket)
+    const deadline = after(partingMs, () => socket.destroy())
+    socket.once('close', () => {
+      deadline.cancel()
+      parting.delete(socket)
+    })
+    refuse(socket)
+  })
+  return parting
 }
 
 function httpServer(times: Timeouts): Server {

@@ -14,7 +14,7 @@ import { json } from './answer.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
 import { duration, isWellFormed, refuse, timeOut } from './fields.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
-import { checkWait, countParam, leaseParam, retryHeaders, retryKeyOf, take, waitParam } from './receive.ts'
+import { checkWait, countParam, leaseParam, perKeyParam, retryHeaders, retryKeyOf, take, waitParam } from './receive.ts'
 import { jsonIn, jsonOf, problems, queueParam, security } from './route.ts'
 
 const mostReceipts = 1000
@@ -63,6 +63,7 @@ const settleRoute = createRoute({
     headers: retryHeaders,
     query: z.strictObject({
       receive: countParam.openapi({ description: 'Fetch up to so many messages. Without it, none.' }),
+      per_key: perKeyParam,
       wait: waitParam,
       lease: leaseParam,
     }),
@@ -93,7 +94,7 @@ function checkReceive({ exchange, principal, query, maxWaitMs }: Call<typeof set
   checkWait(query.wait, maxWaitMs)
   retryKeyOf(exchange, principal)
   if (query.receive !== undefined) return
-  const lonely = (['wait', 'lease'] as const).filter((name) => query[name] !== undefined)
+  const lonely = (['wait', 'lease', 'per_key'] as const).filter((name) => query[name] !== undefined)
   if (lonely.length > 0)
     throw refuse(lonely.map((name) => ({ pointer: `query/${name}`, detail: 'has no meaning without receive' })))
 }
@@ -110,10 +111,10 @@ function actionsOf({ ack, nack, extend, reject }: z.output<typeof settleIn>): Se
 
 /** What is settled stays settled: a receive that fails after it must not hide the results from the caller. */
 async function takeNext(call: Call<typeof settleRoute>, hasResults: boolean): Promise<Delivery[]> {
-  const { receive, wait, lease } = call.query
+  const { receive, wait, lease, per_key } = call.query
   if (receive === undefined) return []
   try {
-    return await take(call, call.queue, { max: receive, wait, lease })
+    return await take(call, call.queue, { max: receive, wait, lease, per_key })
   } catch (error) {
     if (hasResults && error instanceof BrokerError) return []
     throw error

@@ -116,3 +116,29 @@ export async function changeMessage(
   const appended = position !== null && dueInMs === null ? { queueId, lane: row.lane, position } : null
   return { outcome, message, appended, dueInMs }
 }
+
+/**
+ * Whether the queue's max_bytes leaves room for this body in place of the one that the message has; a smaller one always fits, and a dead
+ * letter counts for itself alone. Within a transaction: until it ends nobody else adds to the queue, for `admit` takes the same lock, and the
+ * count is a statement of its own because it must see what those before have committed.
+ */
+export async function roomForBody(inside: Database, queueId: number, id: number, bytes: number): Promise<boolean> {
+  const [queue] = await inside.calm<{ max_bytes: number | null }>(
+    '/* lock bounded queue */ select max_bytes from postern.queues where id = $1::int for no key update',
+    [queueId],
+  )
+  if (!queue || queue.max_bytes === null) return true
+  const [row] = await inside.calm<{ fits: boolean }>(
+    `/* room for a body */
+select $3::bigint + case when d.id is null then m.others else 0 end <= greatest($4::bigint, m.others + m.own) as fits from (
+  select coalesce(sum(octet_length(body)) filter (where id <> $2::bigint), 0) as others,
+    coalesce(sum(octet_length(body)) filter (where id = $2::bigint), 0) as own
+  from (
+    select id, body from postern.messages where queue_id = $1::int
+    union all select id, body from postern.scheduled where queue_id = $1::int
+    union all select id, body from postern.waiting where queue_id = $1::int) x) m
+left join lateral (select id from postern.dead where ${byId('dead')} limit 1) d on true`,
+    [queueId, id, bytes, queue.max_bytes],
+  )
+  return row?.fits ?? true
+}

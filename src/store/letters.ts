@@ -10,6 +10,8 @@ import { deathHeaders, withoutDeathHeaders } from './move.ts'
 import type { Appended } from './upkeep.ts'
 
 export type LetterTable = 'dead' | 'messages' | 'waiting' | 'scheduled'
+/** Where a redrive looks for letters, in this order: what waits behind its key moves up to the ready messages, not back. */
+export type RedriveFrom = 'dead' | 'waiting' | 'messages'
 
 export type LetterRow = {
   /** Where the row lies and which version of it this is: together they name what was read, and nothing later. */
@@ -136,17 +138,17 @@ export async function removeLetters(
  * cursor stays before it.
  * A letter that returns to its origin is as it was sent; one that goes elsewhere tells in its headers where it died.
  */
-const redrive = (from: 'dead' | 'messages'): string => `/* redrive ${from} */
+const redrive = (from: RedriveFrom): string => `/* redrive ${from} */
 with k as materialized (
   select s.id from postern.tasks s where s.id = $1::int and s.owner = $2 and s.state = 'running' and s.at = '${from}'
     and s.at_first = $3::float8 and s.at_second = $4::float8::bigint for update),
 i as materialized (
   select a.* from k cross join unnest($5::tid[], $6::text[], $7::int[], $8::float8[], $9::bigint[], $10::int[])
     with ordinality a(tid, version, target_id, first, second, seen, ord)),
-t as materialized (
-  select i.ord, i.target_id, x.* from i cross join lateral (
-    select s.ctid as tid, s.key, ${from === 'dead' ? 'octet_length(s.body)' : bytesOf('s')} as bytes from postern.${from} s
-    where s.ctid = i.tid and s.xmin::text = i.version limit 1 for update) x),
+${from === 'waiting' ? lockedWithTargets : ''}t as materialized (
+  select i.ord, i.target_id, x.* from ${from === 'waiting' ? 'h cross join ' : ''}i cross join lateral (
+    select s.ctid as tid, s.key, ${from === 'messages' ? bytesOf('s') : 'octet_length(s.body)'} as bytes from postern.${from} s
+    where s.ctid = i.tid and s.xmin::text = i.version limit 1 for update) x${from === 'waiting' ? ' where coalesce(h.n, 0) >= 0' : ''}),
 q as materialized (
   select z.* from (select distinct target_id from t) w cross join lateral (
     select y.id, y.name, y."order" = 'lifo' as lifo, y."order" = 'keyed' as keyed, y.ttl_ms, y.max_bytes
@@ -163,7 +165,7 @@ d as (
 g as materialized (select postern.lock_keys(array_agg(target_id), array_agg(key)) as n from e where keyed and key is not null),
 n as materialized (
   select d.*, nextval('postern.message_position') * case when d.lifo then -1 else 1 end as fresh,
-    ${from === 'dead' ? headersOfDead : headersOfReady} as new_headers, ${from === 'dead' ? 'd.body' : bodyOf('d')} as new_body
+    ${from === 'dead' ? headersOfDead : headersOfReady} as new_headers, ${from === 'messages' ? bodyOf('d') : 'd.body'} as new_body
   from (select * from d order by ord) d cross join g where coalesce(g.n, 0) >= 0),
 v as (
   insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
@@ -190,8 +192,17 @@ select w.moved::int as moved, w.full,
     select target_id as "queueId", lane | 1 as lane, min(fresh) as position from n where not chained group by target_id, lane | 1) x)::text as appended,
   (select jsonb_agg(x) from (
     select distinct target_id as "queueId", key, 0 as after from n where chained
-    ${from === 'dead' ? '' : 'union select queue_id, key, chain from n where chain is not null'}) x)::text as freed
+    ${from === 'messages' ? 'union select queue_id, key, chain from n where chain is not null' : ''}) x)::text as freed,
+  (select jsonb_agg(x) from (select target_id as "queueId", count(*)::int as count from n group by target_id) x)::text as arrived
 from w cross join u`
+
+/** As in `remove from waiting`; with the keys' locks in the queues that get them, so that there is one order for all. */
+const lockedWithTargets = `h as materialized (
+  select postern.lock_keys(array_agg(x.queue_id), array_agg(x.key)) as n from (
+    select $17::int as queue_id, key from unnest($16::text[]) y(key)
+    union select target_id, key from unnest($7::int[], $16::text[]) y(target_id, key)) x
+  where exists (select 1 from k)),
+`
 
 const headersOfDead = `case when d.target_id = d.queue_id then d.headers else coalesce(d.headers, '{}') || ${deathHeaders(
   {
@@ -204,15 +215,24 @@ const headersOfDead = `case when d.target_id = d.queue_id then d.headers else co
 )} end`
 const headersOfReady = `case when d.headers ->> 'postern-dead-queue' = d.target then ${withoutDeathHeaders('d.headers')} else d.headers end`
 
-const redriveTexts = { dead: redrive('dead'), messages: redrive('messages') }
+const redriveTexts: Record<RedriveFrom, string> = {
+  dead: redrive('dead'),
+  waiting: redrive('waiting'),
+  messages: redrive('messages'),
+}
 
 /** `seen`: how many letters were looked at, up to this one. `targetId` 0: there is no queue for it, it is skipped. */
-export type MovingLetter = Pick<LetterRow, 'tid' | 'version' | 'first' | 'second'> & { targetId: number; seen: number }
+export type MovingLetter = Pick<LetterRow, 'tid' | 'version' | 'first' | 'second' | 'key'> & {
+  targetId: number
+  seen: number
+}
 
 export type RedriveStep = {
   task: number
   gateway: string
-  from: 'dead' | 'messages'
+  /** Where the letters lie. */
+  queueId: number
+  from: RedriveFrom
   at: LetterPlace
   /** In order; none in a dry run. */
   letters: readonly MovingLetter[]
@@ -223,37 +243,44 @@ export type RedriveStep = {
   aliveMs: number
 }
 
-export type Redriven = { moved: number; full: boolean; appended: Appended[]; freed: FreedKey[] }
+export type Redriven = {
+  moved: number
+  full: boolean
+  appended: Appended[]
+  freed: FreedKey[]
+  /** How many each queue got. */
+  arrived: { queueId: number; count: number }[]
+}
 
 /** null: the task is not where the step begins, or not this gateway's. */
 export async function redriveLetters(db: Database, step: RedriveStep): Promise<Redriven | null> {
   const { letters } = step
-  const [row] = await db.hot<{ moved: number; full: boolean; appended: string | null; freed: string | null }>(
-    redriveTexts[step.from],
-    [
-      step.task,
-      step.gateway,
-      step.at.first,
-      step.at.second,
-      texts(letters.map((letter) => letter.tid)),
-      texts(letters.map((letter) => letter.version)),
-      numbers(letters.map((letter) => letter.targetId)),
-      numbers(letters.map((letter) => letter.first)),
-      numbers(letters.map((letter) => letter.second)),
-      numbers(letters.map((letter) => letter.seen)),
-      step.end.first,
-      step.end.second,
-      step.scanned,
-      step.matched,
-      step.aliveMs,
-    ],
-  )
+  type Row = { moved: number; full: boolean; appended: string | null; freed: string | null; arrived: string | null }
+  const [row] = await db.hot<Row>(redriveTexts[step.from], [
+    step.task,
+    step.gateway,
+    step.at.first,
+    step.at.second,
+    texts(letters.map((letter) => letter.tid)),
+    texts(letters.map((letter) => letter.version)),
+    numbers(letters.map((letter) => letter.targetId)),
+    numbers(letters.map((letter) => letter.first)),
+    numbers(letters.map((letter) => letter.second)),
+    numbers(letters.map((letter) => letter.seen)),
+    step.end.first,
+    step.end.second,
+    step.scanned,
+    step.matched,
+    step.aliveMs,
+    ...(step.from === 'waiting' ? [texts(letters.map((letter) => letter.key)), step.queueId] : []),
+  ])
   return (
     (row && {
       moved: row.moved,
       full: row.full,
       appended: JSON.parse(row.appended ?? '[]') as Appended[],
       freed: JSON.parse(row.freed ?? '[]') as FreedKey[],
+      arrived: JSON.parse(row.arrived ?? '[]') as Redriven['arrived'],
     }) ??
     null
   )

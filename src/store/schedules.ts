@@ -1,6 +1,6 @@
 /** Schedules: settings, and the claim of those that are due. */
 import type { Misfire, Schedule, ScheduleSettings } from '../model/index.ts'
-import type { Database } from './client.ts'
+import { type Database, texts } from './client.ts'
 
 type Row = {
   name: string
@@ -89,13 +89,29 @@ export async function findSchedule(db: Database, name: string): Promise<Schedule
   return row ? scheduleFrom(row) : null
 }
 
-/** Ordered by name, after `afterName`. Primary key. */
-export async function listSchedules(db: Database, afterName: string, limit: number): Promise<Schedule[]> {
-  const rows = await db.calm<Row>(
-    '/* list schedules */ select * from postern.schedules where name > $1 order by name limit $2::int',
+/** Ordered by name, after `afterName`; fewer than `limit` when their bodies are large, and `more` when there may be others. Primary key. */
+export async function listSchedules(
+  db: Database,
+  afterName: string,
+  limit: number,
+): Promise<{ schedules: Schedule[]; more: boolean }> {
+  const rows = await db.calm<Row & { found: number }>(
+    `/* list schedules */ select * from (${bodiesSummed(
+      'select * from postern.schedules where name > $1 order by name limit $2::int',
+    )}) y where ${bodiesFit}`,
     [afterName, limit],
   )
-  return rows.map(scheduleFrom)
+  return { schedules: rows.map(scheduleFrom), more: isMore(rows, limit) }
+}
+
+/** Of bodies that are read together. */
+export const schedulesBytes = 8 * 1024 * 1024
+const bodiesSummed = (rows: string): string =>
+  `select x.*, sum(octet_length(body)) over (rows unbounded preceding) as running, row_number() over () as nth, count(*) over () as found from (${rows}) x`
+const bodiesFit = `nth = 1 or running <= ${schedulesBytes}`
+const isMore = (rows: readonly { found: number }[], limit: number): boolean => {
+  const found = rows[0]?.found ?? 0
+  return found > rows.length || found === limit
 }
 
 /** Until the transaction ends nobody else changes it, and it does not fire. */
@@ -139,31 +155,51 @@ export async function untilFire(db: Database, lookBackS: number): Promise<number
 }
 
 /**
- * Schedules that are due, the earliest first. Until the transaction ends no other gateway can claim them: it passes over locked rows, and
- * one that was fired meanwhile is read again and found to be due later. Index `schedules_next_fire`.
+ * Schedules that are due, the earliest first, but for those `aside`; `more`: there may be others. Until the transaction ends no other gateway can claim them: it passes
+ * over locked rows, and one that was fired meanwhile is read again and found to be due later. Index `schedules_next_fire`.
  */
-export async function claimDue(db: Database, lookBackS: number, limit: number): Promise<ScheduleNow[]> {
-  const rows = await db.hot<Row & { now_ms: number }>(
-    `/* claim due schedules */ select *, ${nowMs} from postern.schedules
-      where next_fire_at > now() - $1::float8 * interval '1 s' and next_fire_at <= now() order by next_fire_at limit $2::int for update skip locked`,
-    [lookBackS, limit],
+export async function claimDue(
+  db: Database,
+  lookBackS: number,
+  limit: number,
+  aside: readonly string[] = [],
+): Promise<{ due: ScheduleNow[]; more: boolean }> {
+  const rows = await db.hot<Row & { now_ms: number; found: number }>(
+    `/* claim due schedules */ select *, ${nowMs} from (${bodiesSummed(
+      `select * from postern.schedules
+        where next_fire_at > now() - $1::float8 * interval '1 s' and next_fire_at <= now() and name <> all ($3::text[])
+        order by next_fire_at limit $2::int for update skip locked`,
+    )}) y where ${bodiesFit}`,
+    [lookBackS, limit, texts(aside)],
   )
-  return rows.map((row) => ({ schedule: scheduleFrom(row), nowMs: row.now_ms }))
+  const due = rows.map((row) => ({ schedule: scheduleFrom(row), nowMs: row.now_ms }))
+  return { due, more: isMore(rows, limit) }
 }
 
-/** By whoever holds the row's lock. `fire` null: nothing was sent. */
-export async function recordFire(
-  db: Database,
-  name: string,
-  nextMs: number | null,
-  fire: { atMs: number; messageId: string | null; error: string | null } | null,
-): Promise<void> {
+export type FireRecord = {
+  name: string
+  nextMs: number | null
+  /** null: nothing was sent. */
+  fire: { atMs: number; messageId: string | null; error: string | null } | null
+}
+
+/** By whoever holds the rows' locks. Primary key. */
+export async function recordFires(db: Database, records: readonly FireRecord[]): Promise<void> {
+  const textOf = (value: number | null | undefined): string | null => (value == null ? null : String(value))
   await db.hot(
-    `/* record fire */ update postern.schedules set next_fire_at = to_timestamp($2::float8 / 1000),
-        last_fire_at = case when $3::boolean then to_timestamp($4::float8 / 1000) else last_fire_at end,
-        last_message_id = case when $3::boolean then $5 else last_message_id end, last_error = case when $3::boolean then $6 else last_error end
-      where name = $1`,
-    [name, nextMs, fire !== null, fire?.atMs ?? null, fire?.messageId ?? null, fire?.error ?? null],
+    `/* record fires */ update postern.schedules s set next_fire_at = to_timestamp(u.next_ms / 1000),
+        last_fire_at = case when u.at_ms is null then s.last_fire_at else to_timestamp(u.at_ms / 1000) end,
+        last_message_id = case when u.at_ms is null then s.last_message_id else u.message_id end,
+        last_error = case when u.at_ms is null then s.last_error else u.error end
+      from unnest($1::text[], $2::float8[], $3::float8[], $4::text[], $5::text[]) u(name, next_ms, at_ms, message_id, error)
+      where s.name = u.name`,
+    [
+      texts(records.map(({ name }) => name)),
+      texts(records.map(({ nextMs }) => textOf(nextMs))),
+      texts(records.map(({ fire }) => textOf(fire?.atMs))),
+      texts(records.map(({ fire }) => fire?.messageId ?? null)),
+      texts(records.map(({ fire }) => fire?.error ?? null)),
+    ],
   )
 }
 

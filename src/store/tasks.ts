@@ -2,6 +2,7 @@
 import type { LetterFilter, Rate, RedriveRequest, Task } from '../model/index.ts'
 import { browseStart } from './browse.ts'
 import { type Database, numbers } from './client.ts'
+import type { RedriveFrom } from './letters.ts'
 
 type TaskRow = {
   id: number
@@ -18,7 +19,7 @@ type TaskRow = {
   rate_per_ms: number | null
   dry_run: boolean
   state: Task['state']
-  at: 'dead' | 'messages'
+  at: RedriveFrom
   at_first: number
   at_second: number
   up_to: number
@@ -73,6 +74,20 @@ export async function findTask(db: Database, name: string): Promise<Task | null>
   return row ? taskFrom(row) : null
 }
 
+/** Newest first, those begun before the one with this number; of one queue, or of all. Primary key. */
+export async function listTasks(
+  db: Database,
+  queue: string | null,
+  before: number,
+  limit: number,
+): Promise<{ number: number; task: Task }[]> {
+  const rows = await db.calm<TaskRow>(
+    `/* list tasks */ select * from postern.tasks where id < $1::bigint and ($2::text is null or queue = $2) order by id desc limit $3::int`,
+    [before, queue, limit],
+  )
+  return rows.map((row) => ({ number: row.id, task: taskFrom(row) }))
+}
+
 /** Takes up to `most` tasks that nobody holds any more; skips what others are taking. Index `tasks_running`. */
 export async function claimTasks(db: Database, gateway: string, aliveMs: number, most: number): Promise<number[]> {
   const rows = await db.calm<{ id: number }>(
@@ -92,11 +107,11 @@ export type HeldTask = Task & {
   limit: number | null
   rate: Rate | null
   /** Where it goes on. */
-  from: 'dead' | 'messages'
+  from: RedriveFrom
   at: { first: number; second: number }
   upTo: number
-  /** Whether ready messages are looked through after the dead letters. */
-  goesOn: boolean
+  /** What is looked through after that. */
+  next: RedriveFrom | null
   /** Ids, by name, of the queues to which letters among the ready messages may return. */
   origins: Record<string, number>
   queueThere: boolean
@@ -110,12 +125,18 @@ export async function holdTask(
   number: number,
   aliveMs: number,
 ): Promise<HeldTask | null> {
-  type Row = TaskRow & { queue_there: boolean; target_there: boolean; origins: Record<string, number> | null }
+  type Row = TaskRow & {
+    queue_there: boolean
+    target_there: boolean
+    some_wait: boolean
+    origins: Record<string, number> | null
+  }
   const [row] = await db.calm<Row>(
     `/* hold task */ update postern.tasks t set leased_until = now() + $3::bigint * interval '1 ms'
       where t.id = $1::int and t.owner = $2 and t.state = 'running'
       returning t.*, exists (select 1 from postern.queues q where q.id = t.queue_id) as queue_there,
         t.target_id is null or exists (select 1 from postern.queues q where q.id = t.target_id) as target_there,
+        t.at = 'dead' and exists (select 1 from postern.waiting w where w.queue_id = t.queue_id) as some_wait,
         (select jsonb_object_agg(q.name, q.id) from postern.queues q where q.id = any (t.origin_ids)) as origins`,
     [number, gateway, aliveMs],
   )
@@ -131,19 +152,25 @@ export async function holdTask(
     from: row.at,
     at: { first: row.at_first, second: row.at_second },
     upTo: row.up_to,
-    goesOn: row.at === 'dead' && row.origin_ids !== null,
+    next: row.origin_ids === null || row.at === 'messages' ? null : row.some_wait ? 'waiting' : 'messages',
     origins: row.origins ?? {},
     queueThere: row.queue_there,
     targetThere: row.target_there,
   }
 }
 
-/** From the dead letters to the ready messages. Primary key. */
-export async function turnTask(db: Database, gateway: string, number: number): Promise<void> {
+/** From one table to the next. Primary key. */
+export async function turnTask(
+  db: Database,
+  gateway: string,
+  number: number,
+  from: RedriveFrom,
+  to: RedriveFrom,
+): Promise<void> {
   await db.calm(
-    `/* turn task */ update postern.tasks set at = 'messages', at_first = $3::float8, at_second = $4::float8::bigint, updated_at = now()
-      where id = $1::int and owner = $2 and state = 'running' and at = 'dead'`,
-    [number, gateway, browseStart.first, browseStart.second],
+    `/* turn task */ update postern.tasks set at = $6, at_first = $3::float8, at_second = $4::float8::bigint, updated_at = now()
+      where id = $1::int and owner = $2 and state = 'running' and at = $5`,
+    [number, gateway, browseStart.first, browseStart.second, from, to],
   )
 }
 
