@@ -30,7 +30,7 @@ const queue = async (name: string, settings = {}): Promise<string> => {
 }
 
 test('the first thirty seconds work as printed, across two gateways', async () => {
-  expect(a.output()).toContain('curl -X PUT')
+  await eventually(() => a.output().includes('curl -X PUT'))
   expect((await http(a, 'PUT', '/v1/queues/orders')).status).toBe(201)
   const waiting = receiveFrom(b, 'orders', 'wait=20s')
   expect((await http(a, 'POST', '/v1/queues/orders/messages', '{"id":1}')).status).toBe(201)

@@ -1,4 +1,5 @@
 /** Everything that is neither sending, receiving nor settling: queues, browsing, keys. */
+import { LRUCache } from 'lru-cache'
 import { monotonicMs } from '../base/index.ts'
 import {
   BrokerError,
@@ -234,17 +235,28 @@ export type Counter = {
   forget(queueId: number): void
 }
 
-/** What a count cost is what it is worth: twenty times as long, when it cost anything. */
+/** Cheaper counts are always made anew. */
+const cheapMs = 100
+const mostCosts = 10_000
+
+/**
+ * What a count cost is what it is worth: twenty times as long, when it cost anything twice running. (Once is no more than a machine that
+ * was busy for a moment, and whoever looks after sending wants to see what was sent.)
+ */
 export function countCache(db: Database): Counter {
   const kept = new Map<number, { counted: Counted; untilMs: number }>()
+  const costs = new LRUCache<number, number>({ max: mostCosts })
   const count = async (ids: readonly number[]): Promise<Map<number, Counted>> => {
     const nowMs = monotonicMs()
     for (const [id, { untilMs }] of kept) if (untilMs < nowMs) kept.delete(id)
     const missing = ids.filter((id) => !kept.has(id))
     const fresh = missing.length > 0 ? await store.countMessages(db, missing) : []
     const costMs = (monotonicMs() - nowMs) / Math.max(1, missing.length)
-    if (costMs > 25)
-      for (const counted of fresh) kept.set(counted.id, { counted, untilMs: monotonicMs() + 20 * costMs })
+    for (const counted of fresh) {
+      const surelyMs = Math.min(costMs, costs.get(counted.id) ?? 0)
+      costs.set(counted.id, costMs)
+      if (surelyMs > cheapMs) kept.set(counted.id, { counted, untilMs: monotonicMs() + 20 * surelyMs })
+    }
     const found = new Map(fresh.map((counted) => [counted.id, counted]))
     for (const id of ids) {
       const old = kept.get(id)
