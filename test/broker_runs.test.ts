@@ -233,6 +233,73 @@ test('the first message of a key is handed to a receiver that waits, and the nex
   if (left.length > 0) expect(bodies(await take(b, q))).toEqual(left)
 })
 
+test('random failures: each message is delivered at most max_attempts times, a dead letter exactly so often, and none before its turn', async () => {
+  const seed = Number(process.env.POSTERN_SEED ?? Math.floor(Math.random() * 2 ** 31))
+  console.log(`POSTERN_SEED=${seed}`)
+  let state = seed
+  const random = (n: number): number => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff
+    return (state >>> 8) % n
+  }
+  const maxAttempts = 3
+  const q = await keyedQueue({ maxAttempts, leaseMs: 1000 })
+  const keys = 6
+  const each = 30
+  for (let key = 0; key < keys; key++) await fill(q, `${key}`, each)
+  const delivered = new Map<string, number>()
+  const done = new Set<string>()
+  const dead = new Set<string>()
+  const isOver = () => done.size + dead.size >= keys * each
+  const nameOf = ({ key, body }: Delivery): string => `${key} ${body}`
+  await Promise.all(
+    Array.from({ length: 6 }, async (_, consumer) => {
+      const broker = consumer % 2 ? a : b
+      while (!isOver()) {
+        const failed = new Set<string>()
+        const got = await receive(broker, q, 1 + random(6), { waitMs: 200 })
+        for (const delivery of got) {
+          const name = nameOf(delivery)
+          const times = (delivered.get(name) ?? 0) + 1
+          delivered.set(name, times)
+          expect(delivery.attempt, name).toBe(times)
+          expect(times, name).toBeLessThanOrEqual(maxAttempts)
+          for (let before = 1; before < Number(delivery.body); before++) {
+            const earlier = `${delivery.key} ${before}`
+            const isHere = got.some((other) => nameOf(other) === earlier)
+            expect(isHere || done.has(earlier) || dead.has(earlier), `${name} before ${earlier}`).toBe(true)
+          }
+        }
+        for (const delivery of got) {
+          const { key, attempt } = delivery
+          if (failed.has(key ?? '')) continue
+          const fate = random(20)
+          if (fate > 9) {
+            done.add(nameOf(delivery))
+            expect(await ack(broker, delivery)).toEqual(['acked'])
+          } else {
+            // A crash leaves the lease to run out; what was leased after it goes back either way.
+            failed.add(key ?? '')
+            if (attempt === maxAttempts) dead.add(nameOf(delivery))
+            if (fate > 0) expect(await nack(delivery)).toEqual(['nacked'])
+          }
+        }
+      }
+    }),
+  )
+  const letters: string[] = []
+  await eventually(async () => {
+    const { data } = await a.admin.browseMessages(q, 'dead', { limit: 1000, cursor: null })
+    for (const letter of data) {
+      expect(letter).toMatchObject({ attempts: maxAttempts, dead: { reason: 'max_attempts' } })
+      expect(delivered.get(`${letter.key} ${letter.body}`)).toBe(maxAttempts)
+    }
+    letters.splice(0, letters.length, ...data.map((letter) => `${letter.key} ${letter.body}`))
+    return letters.length === dead.size
+  })
+  expect(new Set(letters)).toEqual(dead)
+  expect(dead.size).toBeGreaterThan(0)
+}, 120_000)
+
 test('a wrong belief about what of a key is done costs time, never a message', async () => {
   const alone = await brokersOn(1)
   const [only] = alone.brokers as [Broker]

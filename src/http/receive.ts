@@ -27,7 +27,7 @@ export const retryHeaders = z.object({
 })
 export const perKeyParam = integerParam({ min: 1, max: 1000 })
   .optional()
-  .openapi({ description: 'At most so many messages of one key. A keyed queue hands out one of each key anyway.' })
+  .openapi({ description: 'At most so many messages of one key. On a keyed queue they are consecutive.' })
 export const countParam = integerParam({ min: 1, max: 1000 }, 1).optional()
 
 const receiveRoute = createRoute({
