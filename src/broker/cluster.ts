@@ -4,7 +4,7 @@
  * silently died; a peer whose heartbeat stays away is taken for dead.
  */
 import { randomUUID } from 'node:crypto'
-import { after, type Loop, loop, monotonicMs, type Timer } from '../base/index.ts'
+import { after, type Loop, loop, monotonicMs, soon, type Timer } from '../base/index.ts'
 import type { Appended, Database, Listening } from '../store/index.ts'
 import * as store from '../store/index.ts'
 
@@ -55,6 +55,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   const pendingAppends = new Map<string, Appended>()
   const pendingWords = new Set<string>()
   let timer: Timer | undefined
+  let isSoon = false
+  let announcedMs = Number.NEGATIVE_INFINITY
   let listening: Listening | undefined
   let heardSelfMs = Number.NEGATIVE_INFINITY
   let heartbeat: Loop | undefined
@@ -64,10 +66,20 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   function say(word?: string): void {
     if (word !== undefined) pendingWords.add(word)
-    timer ??= after(announceEveryMs, () => {
-      timer = undefined
-      void flush()
-    })
+    if (timer || isSoon) return
+    const restMs = announcedMs + announceEveryMs - monotonicMs()
+    if (restMs > 0) timer = after(restMs, announce)
+    else {
+      isSoon = true
+      soon(announce)
+    }
+  }
+
+  function announce(): void {
+    timer = undefined
+    isSoon = false
+    announcedMs = monotonicMs()
+    void flush()
   }
 
   async function flush(): Promise<void> {
