@@ -35,6 +35,7 @@ import type {
   TopicSettings,
 } from '../model/index.ts'
 import type { StoredSubscription } from '../store/index.ts'
+import type { Watch } from './watch.ts'
 
 export type ReceiveOptions = {
   /** 1–1000. */
@@ -280,6 +281,7 @@ export type Broker = {
   authenticate(secret: string): Promise<Principal | null>
   admin: Admin
   desk: Desk
+  watch: Watch
   /** Begins upkeep and listening to other gateways. */
   start(): Promise<void>
   /**
