@@ -158,8 +158,7 @@ function accessLine(
     event: 'request',
     method,
     route: endpoint.route.path,
-    // A receipt is as good as a key to its message.
-    path: path.startsWith('/v1/leases/') ? path.replace(/^(.{11})[^/]+/, '$1{receipt}') : path.slice(0, 300),
+    path: pathShown(path, endpoint.route.path),
     status: answer.status,
     duration_ms: durationMs,
     request_id: requestId,
@@ -174,6 +173,14 @@ function accessLine(
     code: error instanceof BrokerError ? error.code : undefined,
     error: error !== undefined && answer.status >= 500 ? describe(error) : undefined,
   }
+}
+
+/** A receipt is as good as a key to its message, and a message's key may name a person. */
+function pathShown(path: string, route: string): string {
+  if (path.startsWith('/v1/leases/')) return path.replace(/^(.{11})[^/]+/, '$1{receipt}')
+  if (route.includes('{key}')) return path.replace(/(\/keys\/)[^/]+/, '$1{key}')
+  // Somebody may have mistyped the path of one.
+  return (route === '*' ? path.replace(/[^/]{33,}/g, '{long}') : path).slice(0, 300)
 }
 
 /** With what lies behind it. */

@@ -14,6 +14,7 @@ import {
   type Delivery,
   inherited,
   type Observe,
+  parseTraceparent,
   permits,
   type SettleAction,
   type Tracing,
@@ -262,7 +263,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     const error = succeeded ? null : verdict.error
     deps.log('webhook attempt', {
       subscription: of.id,
-      message: delivery.id,
+      message_id: delivery.id,
+      trace_id: parseTraceparent(requestHeaders.traceparent)?.traceId,
       attempt: delivery.attempt,
       verdict: verdict.action,
       status,

@@ -1,6 +1,5 @@
 /** A gateway with all that watches it: metrics, and webhooks to any address. */
 import type { Broker } from '../../src/broker/index.ts'
-import type { HttpDeps } from '../../src/http/index.ts'
 import { createPush, type Push } from '../../src/push/index.ts'
 import { createTelemetry, type Telemetry } from '../../src/telemetry/index.ts'
 import { type TestApp, testApp } from './app.ts'
@@ -16,11 +15,22 @@ export type Scraped = {
 }
 export type Series = { name: string; labels: Record<string, string>; value: number }
 
-export async function watched(options: Partial<HttpDeps> & { labelsMost?: number } = {}): Promise<Watched> {
-  const { labelsMost = 200, ...given } = options
+type Options = Parameters<typeof testApp>[0] & {
+  labelsMost?: number
+  /** Takes the events of the broker and of push. */
+  events?: (event: string, fields?: Record<string, unknown>) => void
+}
+
+export async function watched(options: Options = {}): Promise<Watched> {
+  const { labelsMost = 200, events = () => {}, ...given } = options
   const telemetry = createTelemetry({ version: 'test', labelsMost, patienceMs: 20_000 })
   const { observe, scrape } = telemetry
-  const app = await testApp({ observe, metrics: scrape, ofBroker: { observe, tracing: given.tracing }, ...given })
+  const app = await testApp({
+    observe,
+    metrics: scrape,
+    ofBroker: { observe, tracing: given.tracing, log: events },
+    ...given,
+  })
   const { broker } = app
   const push = createPush({
     broker,
@@ -28,7 +38,7 @@ export async function watched(options: Partial<HttpDeps> & { labelsMost?: number
     version: 'test',
     observe,
     tracing: given.tracing,
-    log: (event, fields) => app.lines.push({ event, ...fields }),
+    log: events,
   })
   telemetry.attach({ broker: { ...broker.watch, queues: () => freshCounts(broker) }, webhooks: push.webhooks })
   return {
