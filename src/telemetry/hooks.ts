@@ -8,13 +8,15 @@ import type { Cell, Sheet } from './sheet.ts'
 type Hooks = Pick<Observe, 'statement' | 'gathered' | 'swept' | 'request' | 'requesting' | 'attempt'>
 
 /** A client may ask with any word. */
-const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
+const methods = new Map(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'].map((name, at) => [name, at]))
+const otherMethod = methods.size
+/** Of one route; counts by status and method in one number, which is found four times as fast as in a text. */
+type Route = { times: Histogram; counts: Map<number, Cell> }
 
 export function createHooks(sheet: Sheet, subscriptions: Labels): Hooks {
   const statements = histogramsOf(sheet, 'postern_database_statement_seconds')
   const batches = histogramsOf(sheet, 'postern_batch_calls')
-  const routes = histogramsOf(sheet, 'postern_http_request_seconds')
-  const requests = new Map<string, Cell>()
+  const routes = new Map<string, Route>()
   const sweeps = sheet.histogram('postern_mark_sweep_seconds')
   const underWay = sheet.cell('postern_http_requests_under_way')
 
@@ -26,15 +28,20 @@ export function createHooks(sheet: Sheet, subscriptions: Labels): Hooks {
     gathered: (kind, calls) => observe(batches(kind), calls),
     swept: (durationMs) => observe(sweeps, durationMs / 1000),
     request(method, route, status, durationMs) {
-      const key = `${status} ${method} ${route}`
-      let cell = requests.get(key)
+      let of = routes.get(route)
+      if (!of) {
+        of = { times: sheet.histogram('postern_http_request_seconds', route), counts: new Map() }
+        routes.set(route, of)
+      }
+      const word = methods.get(method) ?? otherMethod
+      const key = status * (otherMethod + 1) + word
+      let cell = of.counts.get(key)
       if (!cell) {
-        const known = methods.has(method)
-        cell = sheet.cell('postern_http_requests_total', known ? method : 'other', route, String(status))
-        if (known) requests.set(key, cell)
+        cell = sheet.cell('postern_http_requests_total', word === otherMethod ? 'other' : method, route, String(status))
+        of.counts.set(key, cell)
       }
       cell.value++
-      observe(routes(route), durationMs / 1000)
+      observe(of.times, durationMs / 1000)
     },
     requesting(change) {
       underWay.value += change
