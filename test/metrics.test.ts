@@ -375,7 +375,7 @@ describe('when the database', () => {
     const queues = async () => ({ queues: [queue], ageMs: 0 })
     const source = { here, queues, database: async () => state, ...broker }
     telemetry.attach({ broker: source, webhooks: () => [] })
-    return { source, read: async () => scraped((await telemetry.scrape()).text) }
+    return { observe: telemetry.observe, source, read: async () => scraped((await telemetry.scrape()).text) }
   }
 
   test('is away, that is said, and the rest is still there', async () => {
@@ -387,6 +387,22 @@ describe('when the database', () => {
     expect(value('postern_database_up')).toBe(0)
     expect(value('postern_queue_messages')).toBeUndefined()
     expect(value('postern_process_resident_memory_bytes')).toBeGreaterThan(0)
+  })
+
+  test('has not listed a queue yet, what was counted of it waits; of one that is gone it is other', async () => {
+    const { source, read, observe } = await reading(1000, {})
+    observe.sent(2, 5)
+    const sent = async () => {
+      const { value } = await read()
+      return ['late', 'other'].map((queue) => value('postern_messages_sent_total', { queue }))
+    }
+    expect(await sent()).toEqual([undefined, undefined])
+    Object.assign(source, { queues: async () => ({ queues: [queue, { ...queue, id: 2, name: 'late' }], ageMs: 0 }) })
+    expect(await sent()).toEqual([5, undefined])
+    observe.sent(3, 7)
+    expect(await sent()).toEqual([5, undefined])
+    expect(await sent()).toEqual([5, undefined])
+    expect(await sent()).toEqual([5, 7])
   })
 
   test('hangs, the reading does not', async () => {

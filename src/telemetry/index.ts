@@ -7,7 +7,7 @@ import { monotonicMs, sleep } from '../base/index.ts'
 import type { QueueState, Watch } from '../broker/index.ts'
 import type { Observe } from '../model/index.ts'
 import { createHooks } from './hooks.ts'
-import { createLabels, type Labels } from './labels.ts'
+import { createLabels, type Labels, other } from './labels.ts'
 import { createSheet, type Sheet } from './sheet.ts'
 import { createTallies } from './tallies.ts'
 
@@ -48,7 +48,7 @@ export function createTelemetry({ version, labelsMost, patienceMs = standardPati
   const queueLabels = createLabels(labelsMost)
   const subscriptionLabels = createLabels(labelsMost)
   const tallies = createTallies()
-  const misses = new Map<number, number>()
+  let misses = new Map<number, number>()
   let sources: Sources | undefined
   let listed: { queues: QueueState[]; countedMs: number } | undefined
   sheet.cell('postern_info', version).value = 1
@@ -63,13 +63,16 @@ export function createTelemetry({ version, labelsMost, patienceMs = standardPati
     } catch {}
   }
 
-  /** Those who are not there yet or not any more. */
-  function missed(queueId: number): string | null {
-    const times = (misses.get(queueId) ?? 0) + 1
-    misses.set(queueId, times)
-    if (times < mostMisses) return null
-    misses.delete(queueId)
-    return 'other'
+  /** What was counted of queues that are not in the list yet waits; of those that are not in it any more, it is `other`. */
+  function pourTallies(names: ReadonlyMap<number, string>): void {
+    const missing = new Map<number, number>()
+    tallies.pour(sheet, (queueId) => {
+      const times = (misses.get(queueId) ?? 0) + 1
+      const name = names.get(queueId) ?? (times < mostMisses ? null : other)
+      if (name === null) missing.set(queueId, times)
+      return name
+    })
+    misses = missing
   }
 
   async function askDatabase({ broker }: Sources): Promise<void> {
@@ -95,9 +98,9 @@ export function createTelemetry({ version, labelsMost, patienceMs = standardPati
       sheet.cell('postern_database_pool_statements', pool).value = statements
     }
     const names = new Map(listed?.queues.map(({ id, name }) => [id, queueLabels.of(name)]))
-    const receives = waiting.map(([id, count]) => [[names.get(id) ?? 'other'], count] as const)
+    const receives = waiting.map(([id, count]) => [[names.get(id) ?? other], count] as const)
     sheet.replace('postern_queue_waiting_receives', receives)
-    if (listed) tallies.pour(sheet, (id) => names.get(id) ?? missed(id))
+    if (listed) pourTallies(names)
     const mine = webhooks()
     if (subscriptionLabels.isFull())
       for (const gone of subscriptionLabels.keep(new Set(mine.map(({ subscription }) => subscription))))
