@@ -5,7 +5,7 @@ import { getRequestListener } from '@hono/node-server'
 import { Hono } from 'hono'
 import { Agent, request } from 'undici'
 import { createHttp, listen } from '../src/http/index.ts'
-import { body, once, type Place } from './place.ts'
+import { body, once, type Place, telemetry } from './place.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
 
 const batch = JSON.stringify({ messages: Array.from({ length: 100 }, () => ({ body: body.toString() })) })
@@ -86,6 +86,7 @@ async function start({ broker, closing }: Place): Promise<Urls> {
     rateLimitPerKey: null,
     rateLimitRefused: null,
     version: 'bench',
+    observe: telemetry.observe,
     log: () => {},
   })
   const gateway = await listen(http, { host: '127.0.0.1', port: 0, log: () => {} })

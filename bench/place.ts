@@ -6,6 +6,7 @@ import { type Broker, createBroker } from '../src/broker/index.ts'
 import type { NewMessage } from '../src/model/index.ts'
 import { startEmbedded } from '../src/store/embedded/index.ts'
 import { migrate } from '../src/store/index.ts'
+import { createTelemetry } from '../src/telemetry/index.ts'
 
 export type Place = {
   databaseUrl: string
@@ -35,6 +36,8 @@ export async function openPlace(): Promise<Place> {
   }
 }
 
+export const telemetry = createTelemetry({ version: 'bench', labelsMost: 200 })
+
 /** One gateway's broker. */
 export async function startBroker(databaseUrl: string): Promise<Broker> {
   const broker = createBroker({
@@ -44,6 +47,8 @@ export async function startBroker(databaseUrl: string): Promise<Broker> {
     prepare: true,
     upkeep: true,
     maxWaiting: 50_000,
+    // As every gateway has it.
+    observe: telemetry.observe,
     log: () => {},
   })
   await broker.start()

@@ -7,6 +7,8 @@ import type { Log } from './log.ts'
 import { createPush, type Push } from './push/index.ts'
 import type { Embedded } from './store/embedded/index.ts'
 import { migrate } from './store/index.ts'
+import { createTelemetry, type Telemetry } from './telemetry/index.ts'
+import type { Traces } from './tracing/index.ts'
 import { version } from './version.ts'
 
 export type App = {
@@ -19,7 +21,14 @@ export type App = {
 }
 
 /** What runs. */
-type Parts = { embedded?: Embedded; broker?: Broker; push?: Push; listening?: Listening; fetch?: App['fetch'] }
+type Parts = {
+  embedded?: Embedded
+  traces?: Traces | undefined
+  broker?: Broker
+  push?: Push
+  listening?: Listening
+  fetch?: App['fetch']
+}
 
 export function createApp(config: Config, { log }: { log: Log }): App {
   const parts: Parts = {}
@@ -57,6 +66,10 @@ async function startParts(
   const databaseUrl = config.databaseUrl ?? parts.embedded?.url ?? ''
   await migrated(databaseUrl, log, stopped)
   goOn(stopped)
+  const telemetry = createTelemetry({ version, labelsMost: config.metricsLabelsMost })
+  const { observe } = telemetry
+  parts.traces = await tracesOf(config, telemetry, log)
+  const tracing = parts.traces?.tracing
   const broker = createBroker({
     databaseUrl,
     listenUrl: config.databaseListenUrl,
@@ -64,20 +77,41 @@ async function startParts(
     prepare: config.databasePrepare,
     upkeep: config.roles.includes('upkeep'),
     maxWaiting: config.maxWaiting,
+    observe,
+    tracing,
     log: log.event,
   })
   parts.broker = broker
   await broker.start()
   goOn(stopped)
   const { allowPrivateWebhooks: allowPrivate, host, port, maxConnections } = config
-  const push = createPush({ broker, allowPrivate, version, log: log.event })
+  const push = createPush({ broker, allowPrivate, version, observe, tracing, log: log.event })
   parts.push = push
   if (config.roles.includes('push')) push.start()
-  const http = createHttp({ ...config, broker, version, testWebhook: push.test, log: log.line })
+  telemetry.attach({ broker: broker.watch, webhooks: push.webhooks })
+  const metrics = telemetry.scrape
+  const http = createHttp({
+    ...config,
+    broker,
+    version,
+    testWebhook: push.test,
+    metrics,
+    observe,
+    tracing,
+    log: log.line,
+  })
   parts.listening = await listen(http, { host, port, maxConnections, log: log.line })
   goOn(stopped)
   parts.fetch = async (request) => http.fetch(request)
   return { url: parts.listening.url, dataDir: parts.embedded?.dataDir ?? null }
+}
+
+async function tracesOf(config: Config, telemetry: Telemetry, log: Log): Promise<Traces | undefined> {
+  if (config.traceEndpoint === null) return undefined
+  // Some hundred modules that nobody else needs.
+  const { startTraces } = await import('./tracing/index.ts')
+  const { exportFailed } = telemetry
+  return startTraces({ endpoint: config.traceEndpoint, version, exportFailed, log: log.event })
 }
 
 function goOn(stopped: AbortSignal): void {
@@ -132,6 +166,7 @@ async function stopParts(config: Config, log: Log, parts: Parts, starting: Promi
   await within(leftMs(), Promise.all([answered, drained]))
   await quietly(parts.listening?.close())
   await within(leftMs() + settleMs, drained)
+  await within(leftMs() + settleMs, parts.traces?.stop())
   await quietly(parts.embedded?.stop())
 }
 

@@ -171,9 +171,25 @@ export const settings = [
   },
   {
     name: 'OTEL_EXPORTER_OTLP_ENDPOINT',
-    schema: text.nullable().default(null),
+    schema: z
+      .url({ protocol: /^https?$/, error: 'not an http or https URL, such as http://collector:4318' })
+      .nullable()
+      .default(null),
     default: 'none',
-    about: 'Reserved for traces; has no effect yet.',
+    about:
+      'Where traces go, by OTLP over HTTP, such as http://collector:4318; without it there are none. The other OTEL_ variables of exporter and sampler hold too.',
+  },
+  {
+    name: 'METRICS_PUBLIC',
+    schema: flag(false),
+    default: 'false',
+    about: 'true: /metrics needs no key. For networks in which only the scraper reaches it; it names queues.',
+  },
+  {
+    name: 'METRICS_LABELS_MAX',
+    schema: whole(0, 10_000, 200),
+    default: '200',
+    about: 'Queues, and subscriptions, that have metrics of their own; the rest are summed up as other.',
   },
   {
     name: 'ALLOW_PRIVATE_WEBHOOKS',
@@ -218,6 +234,10 @@ export type Config = {
   maxWaiting: number
   logLevel: string
   logFormat: 'pretty' | 'json' | 'ecs'
+  /** Where traces go; null: there are none. */
+  traceEndpoint: string | null
+  metricsPublic: boolean
+  metricsLabelsMost: number
   roles: readonly string[]
   /** Which addresses webhooks may reach besides public ones: all, none, or these networks. */
   allowPrivateWebhooks: boolean | readonly string[]
@@ -270,6 +290,9 @@ export function loadConfig(environment: Record<string, string | undefined>, fact
     maxWaiting: read('MAX_WAITING'),
     logLevel: read('LOG_LEVEL'),
     logFormat: read('LOG_FORMAT') ?? (facts.tty ? 'pretty' : 'json'),
+    traceEndpoint: read('OTEL_EXPORTER_OTLP_ENDPOINT'),
+    metricsPublic: read('METRICS_PUBLIC'),
+    metricsLabelsMost: read('METRICS_LABELS_MAX'),
     roles: read('ROLES'),
     allowPrivateWebhooks: read('ALLOW_PRIVATE_WEBHOOKS') ?? local,
     drainMs: read('DRAIN'),

@@ -22,6 +22,8 @@ const floors: Record<string, number> = {
   http: 4,
   sqs: 4,
   dashboard: 4,
+  telemetry: 4,
+  tracing: 4,
 }
 const folderOf = (file: string): string => (file.includes('/') ? (file.split('/')[0] ?? '') : '')
 const floorOf = (file: string): number => floors[folderOf(file)] ?? 5

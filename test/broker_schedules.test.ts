@@ -306,10 +306,8 @@ describe('the claim', () => {
   let two: Database
   beforeAll(async () => {
     idle = await brokersOn(0)
-    ;[one, two] = [1, 2].map(() => connect({ databaseUrl: idle.db.url, pool: 2, prepare: true })) as [
-      Database,
-      Database,
-    ]
+    const connected = () => connect({ databaseUrl: idle.db.url, pool: 2, prepare: true })
+    ;[one, two] = [connected(), connected()]
     await idle.db
       .sql`insert into postern.schedules (name, cron, timezone, queue, content_type, body, priority, misfire, paused, next_fire_at)
       values ('race', '@every 1h', 'UTC', 'q', 'text/plain', '', 5, 'skip', false, now())`

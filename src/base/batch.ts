@@ -23,6 +23,8 @@ export type BatchOptions<T> = {
   /** How long a call may wait for its run to begin; then it is refused by `overloaded`. */
   maxWaitMs: number
   overloaded(): Error
+  /** A run begins, with so many calls. */
+  ran?(calls: number): void
   /** Whether the run did nothing at all, so that its items may be tried one by one. */
   harmless(error: unknown): boolean
 }
@@ -85,6 +87,7 @@ export function batch<T, R>(
   }
 
   async function flush(calls: Call<T, R>[]): Promise<void> {
+    options.ran?.(calls.length)
     try {
       const answers = await run(calls.map((call) => call.item))
       if (answers.length !== calls.length) throw new Error(`batch: asked ${calls.length}, answered ${answers.length}`)

@@ -1,6 +1,7 @@
 export * from './batch.ts'
 export * from './budget.ts'
 export * from './clock.ts'
+export * from './histogram.ts'
 export * from './limiter.ts'
 export * from './loop.ts'
 export * from './pace.ts'

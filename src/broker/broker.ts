@@ -1,6 +1,15 @@
 /** Joins the broker's parts behind its door. */
 import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
-import { BrokerError, type Delivery, messageId, priorityOf, receiptCodec } from '../model/index.ts'
+import {
+  BrokerError,
+  type Delivery,
+  messageId,
+  type Observe,
+  priorityOf,
+  receiptCodec,
+  type Tracing,
+  unobserved,
+} from '../model/index.ts'
 import * as store from '../store/index.ts'
 import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow, type MoveKind } from '../store/index.ts'
 import { createAccess } from './access.ts'
@@ -18,7 +27,7 @@ import { createMarks } from './marks.ts'
 import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
-import { createReceiver, queueDeleted } from './receive.ts'
+import { createReceiver, queueDeleted, type Receiver } from './receive.ts'
 import { hashOf, receiveAgain } from './retry.ts'
 import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
@@ -26,6 +35,7 @@ import { startTasks, type Tasks } from './tasks.ts'
 import { createTopics } from './topics.ts'
 import type { Broker, ReceiveOptions } from './types.ts'
 import { startUpkeep, type Upkeep } from './upkeep.ts'
+import { createWatch, observeLeased, observeMoved } from './watch.ts'
 import { createWriter } from './write.ts'
 
 export type BrokerOptions = {
@@ -40,6 +50,10 @@ export type BrokerOptions = {
   upkeep: boolean
   /** Receives that may wait at the same time. */
   maxWaiting: number
+  /** What is told of all that happens; nobody, when it is absent. */
+  observe?: Observe
+  /** Absent: no traces. */
+  tracing?: Tracing | undefined
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -48,7 +62,7 @@ const sweepUnheardMs = 1_000
 
 /** A broker on a migrated database. `start` before use; `stop` ends it for good. */
 export function createBroker(options: BrokerOptions): Broker {
-  const { log } = options
+  const { log, observe = unobserved, tracing } = options
   const db = connect(options)
   let codec: ReturnType<typeof receiptCodec> | undefined
   let upkeep: Upkeep | undefined
@@ -75,7 +89,7 @@ export function createBroker(options: BrokerOptions): Broker {
       },
     },
   })
-  const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs))
+  const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs), observe.swept)
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
   const rates = createRates()
@@ -89,7 +103,11 @@ export function createBroker(options: BrokerOptions): Broker {
     },
     giveBack: (taken) => endLeases(taken, 'return'),
     bury,
-    leased: (rows) => elect(rows.flatMap(turnOver)),
+    leased(rows, leaseMs) {
+      elect(rows.flatMap(turnOver))
+      observeLeased(observe, rows, leaseMs)
+    },
+    looked: (receivers) => observe.gathered('lease', receivers),
     maxWaiting: options.maxWaiting,
     log,
   })
@@ -112,15 +130,29 @@ export function createBroker(options: BrokerOptions): Broker {
       receiver.ring(queue.id)
       cluster.rung(queue.id)
     },
+    observe,
   })
-  const handOver = createHandOver(receiver, marks, cluster)
+  const observedHand: Receiver['handed'] = (waiter, taken) => {
+    observeLeased(
+      observe,
+      taken.map(({ row }) => row),
+      waiter.leaseMs,
+    )
+    receiver.handed(waiter, taken)
+  }
+  const handOver = createHandOver({ ...receiver, handed: observedHand }, marks, cluster)
   const { gateway } = cluster
   const stored = {
     appended: (queueId: number, lane: number, position: number) => ownAppended({ queueId, lane, position }),
     scheduled: (inMs: number) => upkeep?.dueIn(inMs),
-    sent: rates.sent,
+    sent(queueId: number, count: number) {
+      rates.sent(queueId, count)
+      observe.sent(queueId, count)
+    },
     elect,
     order: elector,
+    observe,
+    tracing,
   }
   const write = createWriter({ db, queues, handOver, gateway, ...stored })
   const topics = createTopics(db)
@@ -148,6 +180,7 @@ export function createBroker(options: BrokerOptions): Broker {
       else if (row.fate === 'delayed') upkeep?.dueIn(row.due_ms)
     }
     elect(rows.flatMap(freedBy))
+    observeMoved(observe, rows)
   }
 
   /** A queue that another gateway has changed, resumed or deleted. */
@@ -274,6 +307,7 @@ export function createBroker(options: BrokerOptions): Broker {
     free: cluster.subscriptionsFree,
     queueDeleted: queueDeletedHere,
   })
+  const watch = createWatch({ db, counted, cluster, receiver })
   const told = { gateway, ...stored }
   const scheduleAdmin = createScheduleAdmin({ db, told, changed: () => scheduler?.changed() })
 
@@ -285,11 +319,15 @@ export function createBroker(options: BrokerOptions): Broker {
     authenticate: access.authenticate,
     admin: { ...queueAdmin, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
     desk: parts.desk,
+    watch,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await cluster.start()
       if (options.upkeep) {
-        upkeep = startUpkeep({ db, appended: ownAppended, moved, elect, log })
+        const leasesExpired = (rows: readonly MovedRow[]) => {
+          for (const row of rows) observe.leaseExpired(row.freed_queue_id)
+        }
+        upkeep = startUpkeep({ db, appended: ownAppended, moved, leasesExpired, elect, log })
         scheduler = startScheduler({ db, told, log })
         tasks = startTasks({ db, gateway, appended: ownAppended, sent: rates.sent, elect, log })
       }

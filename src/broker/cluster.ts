@@ -31,6 +31,8 @@ export type Cluster = {
   subscriptionsFree(): void
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
+  /** Other gateways that were heard lately. */
+  peers(): number
   /** Whether anybody else may be serving the same queues. */
   hasPeers(): boolean
   start(): Promise<void>
@@ -179,6 +181,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       on.subscriptionsFree()
     },
     listening: isListening,
+    peers: () => peers.size,
     hasPeers: () => peers.size > 0 || !isListening(),
     async start() {
       if (listenUrl === null) return

@@ -1,13 +1,14 @@
 /** What all of the broker's batches have in common: how long a call may wait for its statement, and how it is refused. */
-import { BrokerError } from '../model/index.ts'
+import { BrokerError, type GatheredKind, type Observe } from '../model/index.ts'
 import * as store from '../store/index.ts'
 
 /** Then the database is too slow or away, and a caller is better served by another gateway or a little later. */
 const maxWaitMs = 5_000
 
 /** `refusal`: what a caller reads who does not fit, or has waited in vain. */
-export const gathering = (refusal: string) => ({
+export const gathering = (refusal: string, counted?: { kind: GatheredKind; observe: Observe }) => ({
   maxWaitMs,
+  ran: (calls: number) => counted?.observe.gathered(counted.kind, calls),
   overloaded: () => new BrokerError('unavailable', refusal, { retryAfterS: 1 }),
   harmless: store.certainlyFailed,
 })

@@ -1,2 +1,3 @@
 export { type BrokerOptions, createBroker } from './broker.ts'
 export type * from './types.ts'
+export type { GatewayState, QueueState, Watch } from './watch.ts'

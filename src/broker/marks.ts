@@ -47,7 +47,7 @@ export type Marks = {
 }
 
 /** A sweep is due after `sweepEveryMs()`, and never more often than fifty times what the last one took. */
-export function createMarks(sweepEveryMs: () => number): Marks {
+export function createMarks(sweepEveryMs: () => number, swept: (durationMs: number) => void = () => {}): Marks {
   const queues = new Map<number, QueueMarks>()
 
   function marksOf(queueId: number): QueueMarks {
@@ -90,7 +90,10 @@ export function createMarks(sweepEveryMs: () => number): Marks {
   function landed(flight: Flight, rows: readonly { lane: Lane; position: number }[], full: boolean): void {
     const marks = queues.get(flight.queueId)
     if (!marks?.flights.delete(flight)) return
-    if (flight.sweepSentMs !== null) marks.sweepMs = monotonicMs() - flight.sweepSentMs
+    if (flight.sweepSentMs !== null) {
+      marks.sweepMs = monotonicMs() - flight.sweepSentMs
+      swept(marks.sweepMs)
+    }
     const highest = new Map<Lane, number>()
     for (const row of rows) highest.set(row.lane, Math.max(row.position, highest.get(row.lane) ?? beginning))
     // A full answer stopped in its last row's lane; the lanes before it were looked through to their end.

@@ -1,6 +1,15 @@
 /** Publishing: all who publish while one statement runs leave together in the next; the copies of one publish commit together. */
 import { batch, randomToken } from '../base/index.ts'
-import { BrokerError, laneOf, messageId, type NewMessage, type Published } from '../model/index.ts'
+import {
+  BrokerError,
+  laneOf,
+  messageId,
+  type NewMessage,
+  type Observe,
+  type Published,
+  type Tracing,
+  unobserved,
+} from '../model/index.ts'
 import type {
   CopyItem,
   Database,
@@ -14,6 +23,7 @@ import * as store from '../store/index.ts'
 import { gathering } from './gathering.ts'
 import { type Handable, type HandOver, leasedRow } from './handover.ts'
 import { noTopic, type TopicRoutes, type Topics } from './topics.ts'
+import { traced } from './traced.ts'
 
 export type Publisher = (topic: string, routingKey: string, message: NewMessage) => Promise<Published>
 
@@ -29,6 +39,8 @@ type Options = {
   scheduled(inMs: number): void
   sent(queueId: number, count: number): void
   elect(keys: readonly FreedKey[]): void
+  observe?: Observe
+  tracing?: Tracing | undefined
 }
 
 export function createPublisher({
@@ -40,14 +52,19 @@ export function createPublisher({
   scheduled,
   sent,
   elect,
+  observe = unobserved,
+  tracing,
 }: Options): Publisher {
-  const enqueue = batch<Item, { result: PublishResult; nowMs: number }>(run, {
-    lanes: 2,
-    maxWeight: 1000,
-    weigh: ({ copies, message }) => 1 + copies.length + message.body.length / 16_384,
-    maxWaiting: 20_000,
-    ...gathering('The gateway has too many messages waiting to be stored.'),
-  })
+  const enqueue = batch<Item, { result: PublishResult; nowMs: number }>(
+    (items) => traced(tracing, 'store', items, () => run(items)),
+    {
+      lanes: 2,
+      maxWeight: 1000,
+      weigh: ({ copies, message }) => 1 + copies.length + message.body.length / 16_384,
+      maxWaiting: 20_000,
+      ...gathering('The gateway has too many messages waiting to be stored.', { kind: 'publish', observe }),
+    },
+  )
 
   async function run(items: readonly Item[]) {
     const copies = items.flatMap((item) => item.copies)
@@ -95,12 +112,12 @@ export function createPublisher({
     maxWeight: 1,
     weigh: ({ message }) => 1 + message.body.length / 16_384,
     maxWaiting: 1_000,
-    ...gathering('The gateway has too many messages waiting for bounded queues.'),
+    ...gathering('The gateway has too many messages waiting for bounded queues.', { kind: 'publish', observe }),
   })
 
   async function storeAlone(item: Item): Promise<PublishResult> {
     for (const copy of item.copies) copy.handMs = 0
-    const { results, nowMs } = await store.publishBounded(db, item)
+    const { results, nowMs } = await traced(tracing, 'store', [item], () => store.publishBounded(db, item))
     const result = results[0] ?? { status: 'stale' as const }
     tell(item, result, nowMs)
     return result

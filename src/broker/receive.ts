@@ -41,6 +41,8 @@ export type Receiver = {
   /** What a reserved receiver got; nothing sends it back to its place. */
   handed(waiter: Waiter, taken: Taken[]): void
   waiting(): number
+  /** How many wait, by queue. */
+  waitingByQueue(): [queueId: number, receives: number][]
   stop(): Promise<void>
 }
 
@@ -55,7 +57,9 @@ type Options = {
   /** Leased, but its time is up or its attempts are spent. */
   bury(taken: readonly Taken[]): void
   /** These were leased, so that on a fair queue the next of their keys may take their turn. */
-  leased(rows: readonly LeasedRow[]): void
+  leased(rows: readonly LeasedRow[], leaseMs: number): void
+  /** A lease statement looks for so many receivers. */
+  looked?(receivers: number): void
   /** Receives that may wait at the same time; subscriptions are not counted out. */
   maxWaiting: number
   log(event: string, fields?: Record<string, unknown>): void
@@ -160,12 +164,13 @@ export function createReceiver(options: Options): Receiver {
       }))
       // With a bound on leases the order of locks must be everybody's.
       requests.sort((a, b) => a.queueId - b.queueId)
+      if (asked.length > 0) options.looked?.(asked.reduce((sum, { waiters }) => sum + waiters.length, 0))
       const { rows, closed } =
         requests.length === 0
           ? nothing
           : await store.lease(db, requests, token, leaseMs, messageLimits.answerBytes, cluster.gateway, asked[0]?.claim)
       deal(shares, rows, closed, token)
-      leased(rows)
+      leased(rows, leaseMs)
     } catch (error) {
       for (const { flight, waiters } of shares) {
         marks.failed(flight)
@@ -337,6 +342,7 @@ export function createReceiver(options: Options): Receiver {
     reserve,
     handed,
     waiting: lines.size,
+    waitingByQueue: () => [...lines.all()].map((line) => [line.queueId, line.waiters.size]),
     async stop() {
       stopped = true
       await net.stop()

@@ -2,6 +2,7 @@
 import { batch } from '../base/index.ts'
 import {
   BrokerError,
+  type Observe,
   type Queue,
   type Receipt,
   type receiptCodec,
@@ -24,6 +25,7 @@ type Options = {
   elect(keys: readonly FreedKey[]): void
   /** A lease of this queue has ended with its message done. */
   settled(queue: Queue, count: number): void
+  observe: Observe
 }
 
 export type Settler = {
@@ -32,44 +34,48 @@ export type Settler = {
   release(items: readonly Release[]): Promise<void>
 }
 
-const shared = {
-  lanes: 2,
-  maxWaiting: 50_000,
-  ...gathering('The gateway has too many leases waiting to be settled.'),
-}
-const ofList = { ...shared, maxWeight: 1000, weigh: (items: readonly unknown[]) => items.length }
+const weighList = (items: readonly unknown[]): number => items.length
 /** Reasons may be a thousand characters long. */
-const ofReleases = {
-  ...ofList,
-  weigh: (items: readonly Release[]) => items.reduce((sum, item) => sum + 1 + (item.error?.length ?? 0) / 256, 0),
-}
+const weighReleases = (items: readonly Release[]): number =>
+  items.reduce((sum, item) => sum + 1 + (item.error?.length ?? 0) / 256, 0)
 const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
 
-export function createSettler({ db, queues, codec, moved, elect, settled }: Options): Settler {
+export function createSettler({ db, queues, codec, moved, elect, settled, observe }: Options): Settler {
+  const gathered = (kind: 'ack' | 'release' | 'extend') => ({
+    lanes: 2,
+    maxWaiting: 50_000,
+    maxWeight: 1000,
+    weigh: weighList,
+    ...gathering('The gateway has too many leases waiting to be settled.', { kind, observe }),
+  })
+
   /** Each caller's list is answered with who was still held. */
   const ack = batch<readonly Receipt[], boolean[]>(async (lists) => {
     const { places, freed } = await store.ack(db, lists.flat())
     elect(freed)
     return lists.map((list) => list.map((receipt) => places.has(store.placeOf(receipt))))
-  }, ofList)
+  }, gathered('ack'))
 
-  const release = batch<readonly Release[], (MovedRow | null)[]>(async (lists) => {
-    const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
-    const rows = await store.release(db, items)
-    moved(rows)
-    const fates = new Map<Release, MovedRow>()
-    for (const row of rows) {
-      const item = items[row.ord - 1]
-      if (item) fates.set(item, row)
-    }
-    return lists.map((list) => list.map((item) => fates.get(item) ?? null))
-  }, ofReleases)
+  const release = batch<readonly Release[], (MovedRow | null)[]>(
+    async (lists) => {
+      const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
+      const rows = await store.release(db, items)
+      moved(rows)
+      const fates = new Map<Release, MovedRow>()
+      for (const row of rows) {
+        const item = items[row.ord - 1]
+        if (item) fates.set(item, row)
+      }
+      return lists.map((list) => list.map((item) => fates.get(item) ?? null))
+    },
+    { ...gathered('release'), weigh: weighReleases },
+  )
 
   const extend = batch<readonly { receipt: Receipt; leaseMs: number }[], (number | null)[]>(async (lists) => {
     const items = lists.flat().sort((a, b) => byPlace(a.receipt, b.receipt))
     const ends = await store.extend(db, items)
     return lists.map((list) => list.map(({ receipt }) => ends.get(store.placeOf(receipt)) ?? null))
-  }, ofList)
+  }, gathered('extend'))
 
   type Work = { at: number; action: SettleAction; receipt: Receipt; queue: Queue }
 
@@ -133,6 +139,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled }: Opti
     const work = await admit(actions, options, results)
     const say = (item: Work, outcome: SettleOutcome, leaseExpiresAt: Date | null = null): void => {
       results[item.at] = { receipt: item.action.receipt, outcome, leaseExpiresAt }
+      if (item.action.action !== 'return') observe.settled(item.queue.id, outcome)
     }
     const of = (...kinds: SettleAction['action'][]): Work[] => work.filter((item) => kinds.includes(item.action.action))
     async function extensions(items: Work[]): Promise<void> {

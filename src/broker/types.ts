@@ -35,6 +35,7 @@ import type {
   TopicSettings,
 } from '../model/index.ts'
 import type { StoredSubscription } from '../store/index.ts'
+import type { Watch } from './watch.ts'
 
 export type ReceiveOptions = {
   /** 1–1000. */
@@ -285,6 +286,7 @@ export type Broker = {
   authenticate(secret: string, guessing?: () => void): Promise<Principal | null>
   admin: Admin
   desk: Desk
+  watch: Watch
   /** Begins upkeep and listening to other gateways. */
   start(): Promise<void>
   /**

@@ -33,11 +33,13 @@ type Options = {
   db: Database
   appended(item: Appended): void
   moved(rows: readonly MovedRow[]): void
+  /** These were leased until now. */
+  leasesExpired(rows: readonly MovedRow[]): void
   elect(keys: readonly FreedKey[]): void
   log(event: string, fields?: Record<string, unknown>): void
 }
 
-export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkeep {
+export function startUpkeep({ db, appended, moved, leasesExpired, elect, log }: Options): Upkeep {
   const failed = (name: string) => (error: unknown) => log(`${name} failed`, { error })
 
   /** Alternates short looks with a full one every half minute. */
@@ -77,6 +79,7 @@ export function startUpkeep({ db, appended, moved, elect, log }: Options): Upkee
         nextDueMs,
       } = await store.expire(db, moreLeases ? beginningOfTimeS : expireFrom(), leasesAtOnce)
       moved(rows)
+      leasesExpired(rows)
       // Leases that could not be ended would come again at once.
       moreLeases = leases === leasesAtOnce
       return moreLeases ? 1 : rest(nextDueMs)

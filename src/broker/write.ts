@@ -1,12 +1,23 @@
 /** Sending: all who send while one statement runs leave together in the next, whatever their queues. */
 import { batch, randomToken } from '../base/index.ts'
-import { BrokerError, laneOf, messageId, type NewMessage, type Queue, type Sent } from '../model/index.ts'
+import {
+  BrokerError,
+  laneOf,
+  messageId,
+  type NewMessage,
+  type Observe,
+  type Queue,
+  type Sent,
+  type Tracing,
+  unobserved,
+} from '../model/index.ts'
 import type { Database, FreedKey, SendAnswer, SendItem, SendResult } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Elector } from './elect.ts'
 import { gathering } from './gathering.ts'
 import { type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
+import { traced } from './traced.ts'
 
 type Call = { queue: Queue; messages: readonly NewMessage[]; atomic: boolean }
 type Outcome = { results: SendResult[]; nowMs: number }
@@ -29,6 +40,8 @@ type Options = {
   elect(keys: readonly FreedKey[]): void
   /** What is known of the order of keys. */
   order: Pick<Elector, 'doneUpTo' | 'learnt'>
+  observe?: Observe
+  tracing?: Tracing | undefined
 }
 
 /** So that a batch of the largest bodies is about 16 MiB, and one of small ones a thousand messages. */
@@ -40,14 +53,14 @@ const hasOrderedKeys = (queue: Queue): boolean => queue.order === 'keyed' || que
 const isBounded = (queue: Queue): boolean => queue.maxMessages !== null || queue.maxBytes !== null
 
 export function createWriter(options: Options): Writer {
-  const { db, queues, handOver, gateway, order } = options
+  const { db, queues, handOver, gateway, order, observe = unobserved, tracing } = options
 
   const enqueue = batch<Call, Outcome>(run, {
     lanes: 2,
     maxWeight: 1000,
     weigh,
     maxWaiting: 20_000,
-    ...gathering('The gateway has too many messages waiting to be stored.'),
+    ...gathering('The gateway has too many messages waiting to be stored.', { kind: 'send', observe }),
   })
 
   async function run(calls: readonly Call[]): Promise<(Outcome | Error)[]> {
@@ -64,8 +77,9 @@ export function createWriter(options: Options): Writer {
         const chosen = members.map((at) => calls[at] as Call)
         const items = chosen.flatMap(itemsOf)
         try {
-          const answer =
-            group > 0 ? await storeBounded(items, chosen[0]?.queue) : await storeUnbounded(items, group === keyedGroup)
+          const answer = await traced(tracing, 'store', items, () =>
+            group > 0 ? storeBounded(items, chosen[0]?.queue) : storeUnbounded(items, group === keyedGroup),
+          )
           let next = 0
           members.forEach((at, n) => {
             const count = chosen[n]?.messages.length ?? 0
@@ -108,13 +122,18 @@ export function createWriter(options: Options): Writer {
     // Messages of this very statement could not be dropped by it: what did not fit goes once more.
     const again = items.filter((item, at) => answer.results[at]?.status === 'full' && item.group === 0)
     if (queue?.overflow === 'drop_oldest' && again.length > 0 && again.length < items.length) {
+      // Each is told of once, by the statement that decided about it.
+      const isDecided = (at: number): boolean => answer.results[at]?.status !== 'full' || items[at]?.group !== 0
+      tell(
+        items.filter((_, at) => isDecided(at)),
+        { ...answer, results: answer.results.filter((_, at) => isDecided(at)) },
+      )
       const rest = await storeBounded(again, queue)
       again.forEach((item, at) => {
         const result = rest.results[at]
         if (result) answer.results[items.indexOf(item)] = result
       })
-    }
-    tell(items, answer)
+    } else tell(items, answer)
     return answer
   }
 
@@ -123,6 +142,8 @@ export function createWriter(options: Options): Writer {
     const keys: FreedKey[] = []
     items.forEach((item, at) => {
       const result = results[at]
+      if (result?.status === 'duplicate') observe.deduplicated(item.queueId, 1)
+      else if (result?.status === 'full') observe.refused(item.queueId, 1)
       if (result?.status !== 'stored') return
       counts.set(item.queueId, (counts.get(item.queueId) ?? 0) + 1)
       const { key } = item.message

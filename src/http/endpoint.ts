@@ -4,7 +4,16 @@
  */
 import type { RouteConfig, z } from '@hono/zod-openapi'
 import type { Broker } from '../broker/index.ts'
-import { type Action, type Attempt, allows, BrokerError, invalid, namePattern, type Principal } from '../model/index.ts'
+import {
+  type Action,
+  type Attempt,
+  allows,
+  BrokerError,
+  invalid,
+  namePattern,
+  type Principal,
+  type Tracing,
+} from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import type { Exchange } from './exchange.ts'
 import { readJson } from './json_body.ts'
@@ -24,7 +33,14 @@ export type Site = {
   version: string
   /** Sends one made-up message to a subscription's endpoint now. Throws unavailable where this gateway does not push. */
   testWebhook(subscription: string): Promise<Attempt>
+  metrics(): Promise<Metrics>
+  /** Whoever reaches the gateway may read the metrics. */
+  metricsPublic: boolean
+  tracing: Tracing | undefined
 }
+
+/** In Prometheus's text format, and how that is called. */
+export type Metrics = { type: string; text: string }
 
 export type Endpoint = {
   route: RouteConfig
@@ -80,6 +96,9 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
       maxWaitMs: site.maxWaitMs,
       version: site.version,
       testWebhook: site.testWebhook,
+      metrics: site.metrics,
+      metricsPublic: site.metricsPublic,
+      tracing: site.tracing,
       exchange,
       principal,
       queue: place === 'queue' ? name : '',

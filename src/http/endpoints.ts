@@ -8,6 +8,7 @@ import { keyEndpoints } from './keys.ts'
 import { leaseEndpoints } from './leases.ts'
 import { messageChangeEndpoints } from './message_changes.ts'
 import { messageEndpoints } from './messages.ts'
+import { metricsEndpoints } from './metrics.ts'
 import { operationEndpoints } from './operations.ts'
 import { publishEndpoints } from './publish.ts'
 import { queueKeyEndpoints } from './queue_keys.ts'
@@ -38,6 +39,7 @@ const api: readonly Endpoint[] = [
   ...scheduleEndpoints,
   ...keyEndpoints,
   ...operationEndpoints,
+  ...metricsEndpoints,
 ]
 
 export const endpoints: readonly Endpoint[] = [...api, ...docsEndpoints(() => openApiDocument(endpoints))]

@@ -6,7 +6,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Context } from 'hono'
 import { after, type Budget, monotonicMs, randomToken } from '../base/index.ts'
-import { BrokerError } from '../model/index.ts'
+import { BrokerError, type Span } from '../model/index.ts'
 
 export type Bindings = { incoming: IncomingMessage; outgoing: ServerResponse }
 export type HttpEnv = { Bindings: Bindings }
@@ -31,6 +31,8 @@ export type Exchange = {
   answers: Budget
   /** Of every answer: what is left of the limits on requests. */
   quota: Record<string, string>
+  /** Of the trace that the request is part of; absent where traces are off. */
+  span: Span | undefined
   /** For the log: the queue or the topic, once its name has been checked. */
   queue: string | undefined
   topic: string | undefined
@@ -68,6 +70,7 @@ export function openExchange(context: Context<HttpEnv>, { newRequestId, bodies, 
     bodies,
     answers,
     quota: {},
+    span: undefined,
     queue: undefined,
     topic: undefined,
   }

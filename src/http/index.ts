@@ -5,10 +5,19 @@
 import { Hono } from 'hono'
 import { budget, monotonicMs } from '../base/index.ts'
 import type { Broker } from '../broker/index.ts'
-import { type Attempt, BrokerError, type Principal, type Rate } from '../model/index.ts'
+import {
+  type Attempt,
+  BrokerError,
+  type Observe,
+  type Principal,
+  parseTraceparent,
+  type Rate,
+  type Tracing,
+  unobserved,
+} from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import { openApiDocument, printYaml } from './document.ts'
-import type { Endpoint, Site } from './endpoint.ts'
+import type { Endpoint, Metrics, Site } from './endpoint.ts'
 import { endpoints } from './endpoints.ts'
 import {
   type Exchange,
@@ -23,7 +32,9 @@ import {
 } from './exchange.ts'
 import { createGate } from './gate.ts'
 import { createLimits } from './limits.ts'
+import { traceOf } from './message_headers.ts'
 import { problem } from './problem.ts'
+import { endSpan, spanOf } from './spans.ts'
 import { unknownEndpoint } from './unknown.ts'
 
 /** For tests: what is declared, to hold the answers against. */
@@ -54,6 +65,13 @@ export type HttpDeps = {
   version: string
   /** Sends one made-up message to a subscription's endpoint now. Absent where nothing is pushed. */
   testWebhook?: (subscription: string) => Promise<Attempt>
+  /** Absent: there are none. */
+  metrics?: () => Promise<Metrics>
+  /** Whoever reaches the gateway may read the metrics. */
+  metricsPublic?: boolean
+  observe?: Observe
+  /** Absent: no traces. */
+  tracing?: Tracing | undefined
   log: AccessLog
 }
 
@@ -75,13 +93,16 @@ export function createHttp(deps: HttpDeps): Http {
     bodies: budget(deps.maxBodiesInFlightBytes),
     answers: budget(deps.maxAnswersInFlightBytes),
   }
-  const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks } = deps
-  const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook }
+  const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks, observe = unobserved, tracing } = deps
+  const { metrics = noMetrics, metricsPublic = false } = deps
+  const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook, metrics, metricsPublic, tracing }
 
   async function serve(endpoint: Endpoint, exchange: Exchange): Promise<Response> {
     let principal: Principal | null = null
     let error: unknown
     let answer: Answer
+    observe.requesting(1)
+    exchange.span = tracing && spanOf(tracing, endpoint, exchange)
     try {
       gate.checkOrigin(exchange)
       principal = await gate.identify(exchange, endpoint.needs)
@@ -93,7 +114,11 @@ export function createHttp(deps: HttpDeps): Http {
     } finally {
       releaseBody(exchange)
     }
-    deps.log(accessLine(endpoint, exchange, principal, answer, error))
+    const durationMs = Math.round((monotonicMs() - exchange.startedMs) * 100) / 100
+    observe.requesting(-1)
+    observe.request(exchange.method, endpoint.route.path, answer.status, durationMs)
+    deps.log(accessLine(endpoint, exchange, principal, answer, error, durationMs))
+    if (exchange.span) endSpan(exchange.span, exchange, answer, error)
     return respond(exchange, answer)
   }
 
@@ -106,6 +131,10 @@ export function createHttp(deps: HttpDeps): Http {
   const unknown = unknownEndpoint(app, endpoints)
   app.notFound((context) => serve(unknown, openExchange(context, shared)))
   return { fetch: app.fetch, app }
+}
+
+async function noMetrics(): Promise<never> {
+  throw new BrokerError('not_found', 'This gateway serves no metrics.')
 }
 
 async function noWebhooks(): Promise<never> {
@@ -131,17 +160,19 @@ function accessLine(
   principal: Principal | null,
   answer: Answer,
   error: unknown,
+  durationMs: number,
 ): Record<string, unknown> {
-  const { method, path, startedMs, requestId, bytesIn, queue, topic } = exchange
+  const { method, path, requestId, bytesIn, queue, topic } = exchange
   return {
     event: 'request',
     method,
     route: endpoint.route.path,
-    // A receipt is as good as a key to its message.
-    path: path.startsWith('/v1/leases/') ? path.replace(/^(.{11})[^/]+/, '$1{receipt}') : path.slice(0, 300),
+    path: pathShown(path, endpoint.route.path),
     status: answer.status,
-    duration_ms: Math.round((monotonicMs() - startedMs) * 100) / 100,
+    duration_ms: durationMs,
     request_id: requestId,
+    trace_id: parseTraceparent(traceOf(exchange)?.traceparent)?.traceId,
+    client: exchange.incoming?.socket.remoteAddress,
     principal: principal?.id ?? null,
     bytes_in: bytesIn,
     bytes_out: answer.body === null ? 0 : Buffer.byteLength(answer.body),
@@ -151,6 +182,14 @@ function accessLine(
     code: error instanceof BrokerError ? error.code : undefined,
     error: error !== undefined && answer.status >= 500 ? describe(error) : undefined,
   }
+}
+
+/** A receipt is as good as a key to its message, and a message's key may name a person. */
+function pathShown(path: string, route: string): string {
+  if (path.startsWith('/v1/leases/')) return path.replace(/^(.{11})[^/]+/, '$1{receipt}')
+  if (route.includes('{key}')) return path.replace(/(\/keys\/)[^/]+/, '$1{key}')
+  // Somebody may have mistyped the path of one.
+  return (route === '*' ? path.replace(/[^/]{33,}/g, '{long}') : path).slice(0, 300)
 }
 
 /** With what lies behind it. */

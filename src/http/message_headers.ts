@@ -3,15 +3,13 @@
  * lower-case names, and handed out as the same bytes.
  */
 import { isUtf8 } from 'node:buffer'
-import { type FieldError, type Headers, invalid, messageLimits } from '../model/index.ts'
+import { type FieldError, type Headers, invalid, messageLimits, parseTraceparent } from '../model/index.ts'
 import { type Exchange, header, headersAfter } from './exchange.ts'
 import { isWellFormed, shortText } from './fields.ts'
 
 const namePattern = /^[!#$%&'*+.^_`|~0-9a-z-]{1,255}$/
 /** What would end or split a header line. A tab is allowed (RFC 9110, 5.5). */
 const forbiddenInValue = /[^\P{Cc}\t]/u
-/** https://www.w3.org/TR/trace-context/: an invalid one is as good as none. */
-const traceparentPattern = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?$/
 const tracestateLength = 512
 const prefix = 'postern-header-'
 
@@ -72,10 +70,13 @@ export function idempotencyKey(exchange: Exchange): string | null {
   return checked.data
 }
 
-/** The request's trace context, as message headers; null without a valid one. */
-export function traceOf(exchange: Exchange): Headers | null {
+/** The trace context of what is sent by this request, as message headers: its own span's, or the one it came with; null without a valid one. */
+export const traceOf = (exchange: Exchange): Headers | null => exchange.span?.context ?? traceAsked(exchange)
+
+/** The trace context that the request came with. */
+export function traceAsked(exchange: Exchange): Headers | null {
   const traceparent = header(exchange, 'traceparent')
-  if (traceparent === undefined || !traceparentPattern.test(traceparent)) return null
+  if (traceparent === undefined || parseTraceparent(traceparent) === null) return null
   const tracestate = header(exchange, 'tracestate')
   if (!tracestate || tracestate.length > tracestateLength) return { traceparent }
   return { traceparent, tracestate: headerText(tracestate) }

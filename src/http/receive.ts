@@ -1,9 +1,17 @@
 /** Receiving: one message or many, at once or by a long poll, and nothing left leased to a client that has gone. */
 import { createRoute, z } from '@hono/zod-openapi'
-import type { Broker, Received } from '../broker/index.ts'
-import { type Delivery, formatDuration, invalid, limits, type Principal } from '../model/index.ts'
+import type { Received } from '../broker/index.ts'
+import {
+  type Delivery,
+  formatDuration,
+  invalid,
+  limits,
+  type Principal,
+  parseTraceparent,
+  type Tracing,
+} from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
-import { type Endpoint, endpoint } from './endpoint.ts'
+import { type Endpoint, endpoint, type Site } from './endpoint.ts'
 import { checkAnswers, countAnswer, type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
 import { durationParam, flagParam, integerParam, shortText } from './fields.ts'
 import { headerBytes, headersToSend, idempotencyKey } from './message_headers.ts'
@@ -79,7 +87,7 @@ const receive = endpoint(receiveRoute, 'receive', async (call) => {
 
 export const receiveEndpoints: readonly Endpoint[] = [receive]
 
-type Taking = { broker: Broker; exchange: Exchange; principal: Principal | null; maxWaitMs: number }
+type Taking = Pick<Site, 'broker' | 'maxWaitMs' | 'tracing'> & { exchange: Exchange; principal: Principal | null }
 type Wanted = {
   max?: number | undefined
   wait?: number | undefined
@@ -89,7 +97,7 @@ type Wanted = {
 
 /** Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long. */
 export async function take(
-  { broker, exchange, principal, maxWaitMs }: Taking,
+  { broker, exchange, principal, maxWaitMs, tracing }: Taking,
   queue: string,
   { max, wait, lease, per_key: perKey }: Wanted,
 ): Promise<Delivery[]> {
@@ -111,11 +119,27 @@ export async function take(
     await received.giveBack()
     throw error
   }
+  if (tracing) trace(tracing, exchange, queue, received.messages)
   return received.messages
 }
 
 export const bodyBytes = (messages: readonly { body: Buffer }[]): number =>
   messages.reduce((sum, { body }) => sum + body.length, 0)
+/** Says in the trace of each message that it was handed out here. */
+function trace(tracing: Tracing, { span }: Exchange, queue: string, messages: readonly Delivery[]): void {
+  for (const { id, headers, attempt } of messages) {
+    if (!parseTraceparent(headers.traceparent)?.sampled) continue
+    const facts = {
+      'messaging.system': 'postern',
+      'messaging.operation.type': 'receive',
+      'messaging.destination.name': queue,
+      'messaging.message.id': id,
+      'postern.attempt': attempt,
+    }
+    const links = span ? [span.context] : []
+    tracing.begin(`receive ${queue}`, { kind: 'consumer', parent: headers, links, facts }).end()
+  }
+}
 
 /** Two callers may use the same key. */
 export function retryKeyOf(exchange: Exchange, principal: Principal | null): string | null {

@@ -1,7 +1,7 @@
 /** The edge that pushes: one more consumer of the broker, which delivers to webhooks. */
 import { monotonicMs, randomToken, wallMs } from '../base/index.ts'
 import type { Assignment, Broker } from '../broker/index.ts'
-import { type Attempt, type Delivery, testMessageId, verdictOf } from '../model/index.ts'
+import { type Attempt, type Delivery, type Observe, type Tracing, testMessageId, verdictOf } from '../model/index.ts'
 import { addressPolicy } from './address.ts'
 import { type Roster, startRoster } from './roster.ts'
 import { createSender, type SendResult } from './sender.ts'
@@ -17,6 +17,9 @@ export type PushOptions = {
   allowPrivate: boolean | readonly string[]
   /** Postern's, for the User-Agent. */
   version: string
+  observe?: Pick<Observe, 'attempt'>
+  /** Absent: no traces. */
+  tracing?: Tracing | undefined
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -27,9 +30,11 @@ export type Push = {
   stop(graceMs: number): Promise<void>
   /** Sends one made-up message now, whatever the subscription's state. Throws subscription_not_found. */
   test(subscription: string): Promise<Attempt>
+  /** The subscriptions that this gateway delivers for. */
+  webhooks(): { subscription: string; underWay: number; circuitOpen: boolean }[]
 }
 
-export function createPush({ broker, allowPrivate, version, log }: PushOptions): Push {
+export function createPush({ broker, allowPrivate, version, observe, tracing, log }: PushOptions): Push {
   const sender = createSender({ allow: addressPolicy(allowPrivate) })
   let roster: Roster | undefined
 
@@ -52,7 +57,7 @@ export function createPush({ broker, allowPrivate, version, log }: PushOptions):
 
   return {
     start() {
-      roster ??= startRoster({ broker, sender, version, log })
+      roster ??= startRoster({ broker, sender, version, ...(observe ? { observe } : {}), tracing, log })
     },
     async stop(graceMs) {
       const startMs = monotonicMs()
@@ -61,6 +66,7 @@ export function createPush({ broker, allowPrivate, version, log }: PushOptions):
       log('webhooks stopped', { duration_ms: Math.round(monotonicMs() - startMs) })
     },
     test,
+    webhooks: () => roster?.states() ?? [],
   }
 }
 

@@ -7,7 +7,7 @@ import type { Broker } from '../broker/index.ts'
 import { createGathered } from './gather.ts'
 import { createWorker, type Worker, type WorkerDeps } from './worker.ts'
 
-export type Roster = { stop(graceMs: number): Promise<void> }
+export type Roster = { states(): ReturnType<Worker['state']>[]; stop(graceMs: number): Promise<void> }
 
 type Options = Omit<WorkerDeps, 'alive' | 'held' | 'disabled' | 'gathered'> & { broker: Broker }
 
@@ -118,6 +118,7 @@ export function startRoster(options: Options): Roster {
   })
 
   return {
+    states: () => [...workers.values()].map((worker) => worker.state()),
     async stop(graceMs) {
       stopping = true
       const all = [...workers.keys()].map((number) => dismiss(number, graceMs).then(() => desk.release([number])))

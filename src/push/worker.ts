@@ -13,8 +13,11 @@ import {
   closedCircuit,
   type Delivery,
   inherited,
+  type Observe,
+  parseTraceparent,
   permits,
   type SettleAction,
+  type Tracing,
   type Verdict,
   verdictOf,
 } from '../model/index.ts'
@@ -22,11 +25,13 @@ import type { Gathered } from './gather.ts'
 import { createReporter } from './reporter.ts'
 import { webhookRequest } from './request.ts'
 import type { Sender, SendResult } from './sender.ts'
+import { endSpan, spanOf } from './spans.ts'
 
 export type Worker = {
   number: number
   version(): number
   update(assignment: Assignment): void
+  state(): { subscription: string; underWay: number; circuitOpen: boolean }
   /** What was leased and not yet sent goes back uncounted; what is under way may finish within `graceMs`, then it is broken off. */
   stop(graceMs: number): Promise<void>
 }
@@ -42,6 +47,9 @@ export type WorkerDeps = {
   held: { bytes: number }
   /** The subscription is disabled; nothing more is to be sent. */
   disabled(number: number): void
+  observe?: Pick<Observe, 'attempt'>
+  /** Absent: no traces. */
+  tracing?: Tracing | undefined
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -59,7 +67,8 @@ const aheadMs = 50
 const mostAhead = 200
 const paceAheadMs = 10
 
-type Waiting = { delivery: Delivery; sinceMs: number }
+/** `ageMs`: of the message when it came, by Postgres's clock. */
+type Waiting = { delivery: Delivery; sinceMs: number; ageMs: number }
 
 export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   const { broker, gathered, sender, held } = deps
@@ -108,7 +117,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     while (waiting.length > 0 && underWay < limitAt(nowMs) && (rate?.waitMs(nowMs) ?? 0) === 0) {
       const next = waiting.shift()
       if (!next) break
-      void deliver(next.delivery, nowMs)
+      void deliver(next, nowMs)
     }
     const wanted = wantedAt(nowMs)
     if (wanted > 0 && !receiving) void take(wanted)
@@ -161,7 +170,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       for (const delivery of messages) {
         held.bytes += delivery.body.length
         bytes += (delivery.body.length - bytes) / 8
-        waiting.push({ delivery, sinceMs })
+        const ageMs = delivery.leaseExpiresAt.getTime() - leaseMs - delivery.enqueuedAt.getTime()
+        waiting.push({ delivery, sinceMs, ageMs })
       }
       receiving = undefined
       if (stopped) giveBack()
@@ -185,12 +195,14 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     for (const { delivery } of all) settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
-  async function deliver(delivery: Delivery, nowMs: number): Promise<void> {
+  async function deliver({ delivery, sinceMs, ageMs }: Waiting, nowMs: number): Promise<void> {
     const of = assignment
     underWay++
     rate?.take(nowMs)
     const at = new Date(wallMs())
-    const request = requestFor(of, delivery, at.getTime(), deps.version)
+    const span = deps.tracing && spanOf(deps.tracing, of, delivery)
+    const traced = span ? { ...delivery, headers: { ...delivery.headers, ...span.context } } : delivery
+    const request = requestFor(of, traced, at.getTime(), deps.version)
     const result = await sender.send({ ...request, url: of.url, timeoutMs: of.timeoutMs, signal: breakOff.signal })
     underWay--
     latencyMs += (result.durationMs - latencyMs) / 8
@@ -203,7 +215,17 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     })
     const isOurs = result.outcome.kind === 'failure' && result.outcome.code === 'aborted'
     settle(delivery, isOurs ? brokenOff(delivery.receipt) : actionFor(verdict, delivery.receipt))
-    if (!isOurs) judge(verdict, of)
+    if (span) endSpan(span, result, verdict)
+    if (!isOurs) {
+      judge(verdict, of)
+      deps.observe?.attempt({
+        subscription: of.id,
+        status: result.outcome.kind === 'answer' ? result.outcome.status : null,
+        verdict: verdict.action,
+        durationMs: result.durationMs,
+        ageMs: ageMs + monotonicMs() - sinceMs,
+      })
+    }
     record(of, delivery, at, request.headers, result, isOurs ? atOnce(verdict) : verdict)
     pump()
   }
@@ -241,7 +263,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     const error = succeeded ? null : verdict.error
     deps.log('webhook attempt', {
       subscription: of.id,
-      message: delivery.id,
+      message_id: delivery.id,
+      trace_id: parseTraceparent(requestHeaders.traceparent)?.traceId,
       attempt: delivery.attempt,
       verdict: verdict.action,
       status,
@@ -306,6 +329,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   return {
     number: first.number,
     version: () => assignment.version,
+    state: () => ({ subscription: assignment.id, underWay, circuitOpen: circuit.state !== 'closed' }),
     update(changed) {
       const { rate: old, url } = assignment
       assignment = changed

@@ -4,8 +4,8 @@
  * believes statistics (the tables are empty and huge in turns), and everything else wants the ordinary one.
  */
 import postgres from 'postgres'
-import { after, type Timer } from '../base/index.ts'
-import { BrokerError } from '../model/index.ts'
+import { after, monotonicMs, type Timer } from '../base/index.ts'
+import { BrokerError, type Observe } from '../model/index.ts'
 import { createHearing, type Hearing } from './hearing.ts'
 
 export type Sql = postgres.Sql<{ int8: number }>
@@ -16,7 +16,14 @@ export type ConnectOptions = {
   pool: number
   /** false behind PgBouncer in transaction mode: no prepared statements and no session settings. */
   prepare: boolean
+  observe?: Pick<Observe, 'statement'>
 }
+
+/** Statements that run, or wait for one of so many connections. */
+export type PoolState = { pool: 'hot' | 'calm'; connections: number; statements: number }
+
+/** What `connect` gives: the database, and how busy the way there is. */
+export type Connected = Database & { pools(): PoolState[] }
 
 export type Database = {
   /** For the queue's own statements: index scans and nested loops only, plans made once. */
@@ -49,11 +56,12 @@ const hotSettings = {
 const hotDeadlineMs = 10_000
 const calmDeadlineMs = 30_000
 const probeDeadlineMs = 3_000
+const mostNames = 500
 /** Statements of one pool that run or wait for a connection. Those with bodies are far fewer: see the broker's batches. */
 const mostPending = 1_000
 const togetherText = `/* bound the transaction */ select set_config('lock_timeout', '2s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
 
-export function connect(options: ConnectOptions): Database {
+export function connect(options: ConnectOptions): Connected {
   const calmSize = Math.max(1, Math.min(4, Math.floor(options.pool / 3)))
   const hearing = createHearing({
     async probe() {
@@ -80,10 +88,14 @@ export function connect(options: ConnectOptions): Database {
   const calmLimits = { statement_timeout: calmDeadlineMs, idle_in_transaction_session_timeout: 10_000 }
   const calm = pool(() => open(options, calmSize, calmLimits), { deadlineMs: calmDeadlineMs, hearing })
 
+  const timed = timing(options.observe)
   const runner =
     ({ run }: Pool) =>
     <Row>(text: string, parameters: readonly Parameter[]): Promise<Row[]> =>
-      run((sql) => sql.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>)
+      timed(
+        text,
+        run((sql) => sql.unsafe(text, [...parameters], { prepare: options.prepare }) as unknown as Promise<Row[]>),
+      )
 
   const queryOf =
     (tx: postgres.TransactionSql<{ int8: number }>) =>
@@ -122,6 +134,10 @@ export function connect(options: ConnectOptions): Database {
           }) as Promise<T>,
         calmDeadlineMs,
       ),
+    pools: () => [
+      { pool: 'hot', connections: hotSize, statements: hot.pending() },
+      { pool: 'calm', connections: calmSize, statements: calm.pending() },
+    ],
     close: async () => {
       hearing.close()
       await Promise.all([hot.end(), calm.end()])
@@ -131,6 +147,8 @@ export function connect(options: ConnectOptions): Database {
 
 type Pool = {
   run<T>(start: (sql: Sql) => Promise<T>, deadlineMs?: number): Promise<T>
+  /** Statements that run or wait for a connection. */
+  pending(): number
   /** New connections; what still hangs on the old ones has failed. */
   renew(): void
   end(): Promise<void>
@@ -157,11 +175,39 @@ function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs
 
   return {
     run,
+    pending: () => pending,
     renew() {
       void sql.end({ timeout: 0 })
       sql = make()
     },
     end: () => sql.end({ timeout: 5 }),
+  }
+}
+
+/** Tells how long each statement took, the wait for a connection included, under the name in its comment. */
+function timing(observe: ConnectOptions['observe']): <T>(text: string, statement: Promise<T>) => Promise<T> {
+  if (!observe) return (_, statement) => statement
+  // Texts are constants, so this stays as small as their number.
+  const names = new Map<string, string>()
+  const nameOf = (text: string): string => {
+    let name = names.get(text)
+    if (name === undefined) {
+      name = /^\/\* ([a-z ]{1,40}) \*\//.exec(text)?.[1] ?? 'other'
+      if (names.size < mostNames) names.set(text, name)
+    }
+    return name
+  }
+  return async (text, statement) => {
+    const startMs = monotonicMs()
+    try {
+      const answer = await statement
+      observe.statement(nameOf(text), monotonicMs() - startMs, 'done')
+      return answer
+    } catch (error) {
+      const isUnavailable = error instanceof BrokerError && error.code === 'unavailable'
+      observe.statement(nameOf(text), monotonicMs() - startMs, isUnavailable ? 'unavailable' : 'failed')
+      throw error
+    }
   }
 }
 
