@@ -3,6 +3,7 @@ import { monotonicMs } from '../base/index.ts'
 import {
   BrokerError,
   defaultSettings,
+  defaultTargetAgeMs,
   desiredConsumers,
   drainSeconds,
   invalid,
@@ -14,8 +15,9 @@ import {
   type QueueKey,
   type QueueSettings,
   type StoredMessage,
+  serviceSeconds,
 } from '../model/index.ts'
-import type { Appended, Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
+import type { Appended, Counted, Database, FreedKey, KeyRow, Rate, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { cutPage, decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
@@ -29,8 +31,8 @@ type Options = {
   counted: Counter
   elect(keys: readonly FreedKey[]): void
   appended(item: Appended): void
-  /** Sent and settled here and not yet recorded. */
-  unrecorded(queueId: number): { sent: number; settled: number }
+  /** Sent, settled and worked on here and not yet recorded. */
+  unrecorded(queueId: number): Omit<Rate, 'queueId'>
   queueChanged(queueId: number): void
   queueDeleted(queueId: number): void
   keysChanged(): void
@@ -146,14 +148,18 @@ export function createAdmin({
       queueChanged(queue.id)
       return purged
     },
-    async queueStats(name) {
+    async queueStats(name, targetAgeMs = defaultTargetAgeMs) {
       const queue = await queues.fresh(name)
       const [counts, recorded] = await Promise.all([counted([queue.id]), store.ratesOf(db, queue.id)])
       const { ready = 0, delayed = 0, leased = 0, dead = 0, oldestReadyAgeS = 0 } = counts.get(queue.id) ?? {}
       const here = unrecorded(queue.id)
       const inRate = (recorded.sent + here.sent) / 60
       const outRate = (recorded.settled + here.settled) / 60
-      const drainS = drainSeconds(ready, inRate, outRate)
+      const work = {
+        receives: recorded.receives + here.receives,
+        received: recorded.received + here.received,
+        busyMs: recorded.busyMs + here.busyMs,
+      }
       return {
         ready,
         delayed,
@@ -162,8 +168,9 @@ export function createAdmin({
         oldestReadyAgeS,
         inRate,
         outRate,
-        drainS,
-        desiredConsumers: desiredConsumers({ ready, leased, inRate, outRate }),
+        drainS: drainSeconds(ready, inRate, outRate),
+        serviceS: serviceSeconds(work),
+        desiredConsumers: desiredConsumers({ ready, leased, inRate }, work, { ...queue, targetAgeMs }),
       }
     },
     browseMessages,

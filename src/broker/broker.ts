@@ -13,6 +13,7 @@ import { createCluster } from './cluster.ts'
 import { createDesk, type DeskParts } from './desk.ts'
 import { createElector } from './elect.ts'
 import { createHandOver } from './handover.ts'
+import { createHolds } from './holds.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
 import { createPublisher } from './publish.ts'
@@ -79,6 +80,7 @@ export function createBroker(options: BrokerOptions): Broker {
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
   const rates = createRates()
+  const holds = createHolds(rates.worked)
   const receiver = createReceiver({
     db,
     marks,
@@ -105,6 +107,7 @@ export function createBroker(options: BrokerOptions): Broker {
     queues,
     codec: () => receipts(),
     moved,
+    ended: holds.ended,
     settled(queue, count) {
       rates.settled(queue.id, count)
       if (queue.maxLeased === null) return
@@ -169,6 +172,15 @@ export function createBroker(options: BrokerOptions): Broker {
     settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
   }
 
+  /** What was handed out but did not arrive. */
+  function giveBack(taken: readonly Taken[]): void {
+    holds.ended(
+      taken.map(({ row, token }) => ({ queueId: row.queue_id, position: row.position, token })),
+      false,
+    )
+    endLeases(taken, 'return')
+  }
+
   function bury(taken: readonly Taken[]): void {
     endLeases(taken, 'nack')
   }
@@ -190,19 +202,22 @@ export function createBroker(options: BrokerOptions): Broker {
 
   async function receive(name: string, options: ReceiveOptions) {
     const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null, perKey } = options
+    const by = subscription === 0 ? (options.by ?? '') : `#${subscription}`
     receipts()
     const queue = await queues.byName(name)
     const asked = { max, waitMs, leaseMs: leaseMs ?? queue.leaseMs, fence: subscription, signal }
     if (retryKey !== null) {
-      const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
-      return { messages: limited(taken, perKey).map(deliveryOf), giveBack: async () => {} }
+      const taken = limited(await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) }), perKey)
+      holds.taken(taken, by, asked.leaseMs)
+      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
     }
     const taken = limited(await receiver.receive(queue, { ...asked, hash: null }), perKey)
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
     }
-    return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
+    holds.taken(taken, by, asked.leaseMs)
+    return { messages: taken.map(deliveryOf), giveBack: async () => giveBack(taken) }
   }
 
   /** What is more than so many of one key goes back, uncounted and in its order. */

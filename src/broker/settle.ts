@@ -24,6 +24,8 @@ type Options = {
   elect(keys: readonly FreedKey[]): void
   /** A lease of this queue has ended with its message done. */
   settled(queue: Queue, count: number): void
+  /** Callers have ended these leases; not `done`: they gave back what they had not begun. */
+  ended(leases: readonly Receipt[], done: boolean): void
 }
 
 export type Settler = {
@@ -45,7 +47,7 @@ const ofReleases = {
 }
 const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
 
-export function createSettler({ db, queues, codec, moved, elect, settled }: Options): Settler {
+export function createSettler({ db, queues, codec, moved, elect, settled, ended }: Options): Settler {
   /** Each caller's list is answered with who was still held. */
   const ack = batch<readonly Receipt[], boolean[]>(async (lists) => {
     const { places, freed } = await store.ack(db, lists.flat())
@@ -99,6 +101,10 @@ export function createSettler({ db, queues, codec, moved, elect, settled }: Opti
     if (work.length === 0) return
     const done = await ack(work.map((item) => item.receipt))
     const missed = work.filter((_, at) => done[at] !== true)
+    ended(
+      work.flatMap((item, at) => (done[at] === true ? [item.receipt] : [])),
+      true,
+    )
     const alive =
       missed.length > 0
         ? await store.survivors(
@@ -123,6 +129,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled }: Opti
     work.forEach((item, at) => {
       const outcome = item.action.action === 'reject' ? 'rejected' : 'nacked'
       say(item, rows[at] ? outcome : 'lease_lost')
+      if (rows[at]) ended([item.receipt], item.action.action !== 'return')
     })
     // A lease that ended makes room where leases are bounded.
     for (const queue of new Set(work.map((item) => item.queue))) settled(queue, 0)

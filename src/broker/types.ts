@@ -49,6 +49,8 @@ export type ReceiveOptions = {
   perKey?: number
   /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
   subscription?: number
+  /** The id of whoever asks, for those who look who holds a message. */
+  by?: string
   /**
    * Unique to the caller and this receive. A retry with the same one gets what is still leased by the first, under the same receipts,
    * until those leases end; and what a caller that has gone was leased stays leased for its retry.
@@ -241,7 +243,8 @@ export type Admin = TopicAdmin &
     deleteQueue(name: string, force: boolean): Promise<void>
     /** Deletes every ready, delayed and leased message; dead letters only with `dead`. Returns how many. */
     purgeQueue(name: string, states: readonly MessageState[]): Promise<number>
-    queueStats(name: string): Promise<QueueStats>
+    /** `targetAgeMs`: how old messages may become; it says how many consumers are desired. Standard: a minute. */
+    queueStats(name: string, targetAgeMs?: number): Promise<QueueStats>
     /** Without leasing; at most 16 MiB of bodies a page. */
     browseMessages(queue: string, state: MessageState, options: PageOptions): Promise<Page<StoredMessage>>
     /** Throws message_not_found. */

@@ -102,6 +102,7 @@ export async function take(
     signal: hangUp(exchange),
     retryKey: retryKeyOf(exchange, principal),
     ...(perKey === undefined ? {} : { perKey }),
+    ...(principal ? { by: principal.id } : {}),
   })
   if (received.messages.length > 0) guard(exchange, received)
   return received.messages
