@@ -40,7 +40,10 @@ type Options = {
 
 const nothing = { removed: false, freedKey: null }
 
-type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin>
+type QueueAdmin = Omit<
+  Admin,
+  keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin | 'explainMessage'
+>
 
 export function createAdmin({
   db,

@@ -12,6 +12,7 @@ import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
 import { createDesk, type DeskParts } from './desk.ts'
 import { createElector } from './elect.ts'
+import { answerHeld, createExplainer } from './explain.ts'
 import { createHandOver } from './handover.ts'
 import { createHolds } from './holds.ts'
 import type { Taken } from './lines.ts'
@@ -68,6 +69,7 @@ export function createBroker(options: BrokerOptions): Broker {
       keysChanged: () => access.forget(),
       subscriptionChanged: (subscription) => parts.changed(subscription),
       subscriptionsFree: () => parts.free(),
+      asked: (question) => answerHeld(holds, question),
       lost() {
         marks.reset()
         queues.clear()
@@ -261,6 +263,7 @@ export function createBroker(options: BrokerOptions): Broker {
     queueDeleted: queueDeletedHere,
     keysChanged: cluster.keysChanged,
   })
+  const explainMessage = createExplainer({ db, queues, counted, holds, cluster, unrecorded: rates.unrecorded })
   const letterAdmin = createLetterAdmin({
     db,
     queues,
@@ -289,7 +292,7 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
+    admin: { ...queueAdmin, explainMessage, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
     desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))

@@ -5,6 +5,7 @@ import type {
   Binding,
   Delivery,
   DisabledReason,
+  Explanation,
   Health,
   Interest,
   LetterFilter,
@@ -250,6 +251,8 @@ export type Admin = TopicAdmin &
     /** Throws message_not_found. */
     getMessage(queue: string, id: string): Promise<StoredMessage>
     deleteMessage(queue: string, id: string): Promise<void>
+    /** Why it is where it is. Throws message_not_found for one of which nothing is known. */
+    explainMessage(queue: string, id: string): Promise<Explanation>
     /** Keys with messages that wait behind others, or (`blocked`) those that a dead letter has stopped. In the order of the keys. */
     browseKeys(queue: string, blocked: boolean, options: PageOptions): Promise<Page<QueueKey>>
     /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */

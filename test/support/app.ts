@@ -14,11 +14,12 @@ import {
   listen,
 } from '../../src/http/index.ts'
 import { brokerOn } from './broker.ts'
-import { testDatabase } from './postgres.ts'
+import { type TestDatabase, testDatabase } from './postgres.ts'
 
 export type TestApp = {
   http: Http
   broker: Broker
+  database: TestDatabase
   /** The access log so far. */
   lines: Record<string, unknown>[]
   /** `path` begins with /. An object as `json` is sent as JSON. */
@@ -76,6 +77,7 @@ export async function testApp(
   return {
     http,
     broker,
+    database,
     lines,
     request,
     async listen(more = {}) {
