@@ -42,7 +42,7 @@ const nothing = { removed: false, freedKey: null }
 
 type QueueAdmin = Omit<
   Admin,
-  keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin | 'explainMessage'
+  keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin | 'explainMessage' | 'diagnosis'
 >
 
 export function createAdmin({
@@ -223,7 +223,6 @@ export function createAdmin({
       access.forget()
       keysChanged()
     },
-    problems: () => store.problems(db).catch(() => ['The database does not answer.']),
   }
 }
 

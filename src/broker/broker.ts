@@ -11,6 +11,7 @@ import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
 import { createDesk, type DeskParts } from './desk.ts'
+import { createDiagnosis } from './diagnosis.ts'
 import { createElector } from './elect.ts'
 import { answerHeld, createExplainer } from './explain.ts'
 import { createHandOver } from './handover.ts'
@@ -58,9 +59,10 @@ export function createBroker(options: BrokerOptions): Broker {
   let tasks: Tasks | undefined
   let recording: Loop | undefined
 
+  const listenUrl = options.listenUrl ?? (options.prepare ? options.databaseUrl : null)
   const cluster = createCluster({
     db,
-    listenUrl: options.listenUrl ?? (options.prepare ? options.databaseUrl : null),
+    listenUrl,
     log,
     on: {
       appended: (item) => heardAppended(item),
@@ -264,6 +266,7 @@ export function createBroker(options: BrokerOptions): Broker {
     keysChanged: cluster.keysChanged,
   })
   const explainMessage = createExplainer({ db, queues, counted, holds, cluster, unrecorded: rates.unrecorded })
+  const diagnosis = createDiagnosis({ db, listening: listenUrl === null ? null : cluster.listening })
   const letterAdmin = createLetterAdmin({
     db,
     queues,
@@ -292,7 +295,15 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, explainMessage, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
+    admin: {
+      ...queueAdmin,
+      explainMessage,
+      diagnosis,
+      ...letterAdmin,
+      ...topicAdmin,
+      ...subscriptionAdmin,
+      ...scheduleAdmin,
+    },
     desk: parts.desk,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))

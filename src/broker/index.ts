@@ -1,2 +1,3 @@
 export { type BrokerOptions, createBroker } from './broker.ts'
+export { databaseProblems } from './diagnosis.ts'
 export type * from './types.ts'

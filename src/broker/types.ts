@@ -36,6 +36,7 @@ import type {
   TopicSettings,
 } from '../model/index.ts'
 import type { StoredSubscription } from '../store/index.ts'
+import type { Diagnosis } from './diagnosis.ts'
 
 export type ReceiveOptions = {
   /** 1–1000. */
@@ -262,8 +263,7 @@ export type Admin = TopicAdmin &
     listKeys(options: PageOptions): Promise<Page<ApiKey>>
     /** Throws key_not_found. Every gateway refuses the key within a second. */
     deleteKey(id: string): Promise<void>
-    /** What stands in the way of serving; empty when ready. */
-    problems(): Promise<string[]>
+    diagnosis: Diagnosis
   }
 
 export type Broker = {

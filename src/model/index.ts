@@ -1,6 +1,7 @@
 export * from './access.ts'
 export * from './circuit.ts'
 export * from './cron.ts'
+export * from './diagnosis.ts'
 export * from './duration.ts'
 export * from './errors.ts'
 export { explain } from './explain.ts'

@@ -4,8 +4,8 @@
  * believes statistics (the tables are empty and huge in turns), and everything else wants the ordinary one.
  */
 import postgres from 'postgres'
-import { after, type Timer } from '../base/index.ts'
-import { BrokerError } from '../model/index.ts'
+import { after, monotonicMs, type Timer } from '../base/index.ts'
+import { BrokerError, type PoolLoad } from '../model/index.ts'
 import { createHearing, type Hearing } from './hearing.ts'
 
 export type Sql = postgres.Sql<{ int8: number }>
@@ -32,6 +32,8 @@ export type Database = {
    * only what it did itself. Nobody waits long for a gateway that has gone meanwhile, nor it for a lock.
    */
   together<T>(run: (inside: Database) => Promise<T>): Promise<T>
+  /** How busy the pools are. `fullMs`: for how long somebody has been waiting for a connection without a break. */
+  load(): PoolLoad[]
   close(): Promise<void>
 }
 
@@ -74,11 +76,12 @@ export function connect(options: ConnectOptions): Database {
   })
   const hotSize = Math.max(1, options.pool - calmSize)
   const hot = pool(() => open(options, hotSize, { ...hotSettings, statement_timeout: hotDeadlineMs }), {
+    size: hotSize,
     deadlineMs: hotDeadlineMs,
     hearing,
   })
   const calmLimits = { statement_timeout: calmDeadlineMs, idle_in_transaction_session_timeout: 10_000 }
-  const calm = pool(() => open(options, calmSize, calmLimits), { deadlineMs: calmDeadlineMs, hearing })
+  const calm = pool(() => open(options, calmSize, calmLimits), { size: calmSize, deadlineMs: calmDeadlineMs, hearing })
 
   const runner =
     ({ run }: Pool) =>
@@ -96,6 +99,7 @@ export function connect(options: ConnectOptions): Database {
       told(tx.savepoint((part) => run(queryOf(part))) as Promise<T>),
     together: <T>(run: (inside: Database) => Promise<T>) =>
       told(tx.savepoint((part) => run(inside(part))) as Promise<T>),
+    load: () => [],
     close: async () => {},
   })
 
@@ -122,6 +126,10 @@ export function connect(options: ConnectOptions): Database {
           }) as Promise<T>,
         calmDeadlineMs,
       ),
+    load: () => [
+      { name: 'messages', size: hotSize, ...hot.load() },
+      { name: 'administration', size: calmSize, ...calm.load() },
+    ],
     close: async () => {
       hearing.close()
       await Promise.all([hot.end(), calm.end()])
@@ -133,21 +141,31 @@ type Pool = {
   run<T>(start: (sql: Sql) => Promise<T>, deadlineMs?: number): Promise<T>
   /** New connections; what still hangs on the old ones has failed. */
   renew(): void
+  load(): { pending: number; fullMs: number }
   end(): Promise<void>
 }
 
 /** Waits for statements, but not for ever (the driver has no such limit of its own), and lets only so many wait. */
-function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs: number; hearing: Hearing }): Pool {
+function pool(
+  make: () => Sql,
+  { size, deadlineMs: standardMs, hearing }: { size: number; deadlineMs: number; hearing: Hearing },
+): Pool {
   let sql = make()
   let pending = 0
+  let fullSinceMs: number | null = null
+
+  function count(change: 1 | -1): void {
+    pending += change
+    fullSinceMs = pending > size ? (fullSinceMs ?? monotonicMs()) : null
+  }
 
   async function run<T>(start: (sql: Sql) => Promise<T>, deadlineMs = standardMs): Promise<T> {
     if (hearing.silent()) throw away('The database does not answer.')
     if (pending >= mostPending) throw away('Too many statements wait for the database.')
-    pending++
+    count(1)
     const { answered, over } = hearing.asked()
     const statement = start(sql)
-    statement.then(answered, (error: unknown) => (isServers(error) ? answered() : over())).finally(() => pending--)
+    statement.then(answered, (error: unknown) => (isServers(error) ? answered() : over())).finally(() => count(-1))
     try {
       return await told(within(statement, deadlineMs + 1000))
     } catch (error) {
@@ -161,6 +179,7 @@ function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs
       void sql.end({ timeout: 0 })
       sql = make()
     },
+    load: () => ({ pending, fullMs: fullSinceMs === null ? 0 : monotonicMs() - fullSinceMs }),
     end: () => sql.end({ timeout: 5 }),
   }
 }
