@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { CliError } from './cli/client.ts'
 import { createContext } from './cli/context.ts'
+import { doctorCommand } from './cli/doctor.ts'
 import { explainCommand } from './cli/explain.ts'
 import { keysCommand } from './cli/keys.ts'
 import { listenCommand } from './cli/listen.ts'
@@ -37,6 +38,7 @@ function createProgram(environment: Record<string, string | undefined>): Command
   queuesCommand(program, context)
   statsCommand(program, context)
   explainCommand(program, context)
+  doctorCommand(program, context, environment)
   topicsCommand(program, context)
   subscriptionsCommand(program, context)
   listenCommand(program, context)
