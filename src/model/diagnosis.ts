@@ -12,7 +12,7 @@ const table = {
   },
   database_read_only: {
     fatal: true,
-    advice: 'Point DATABASE_URL at the primary, or at an address that follows it (target_session_attrs=read-write).',
+    advice: 'Point DATABASE_URL at the primary, or at an address that follows it (target_session_attrs=primary).',
   },
   migrations_missing: {
     fatal: true,
