@@ -78,8 +78,8 @@ describe('measuring', () => {
     return [holds, work]
   }
   const row = (position: number, token: number, queueId = 1): Taken =>
-    ({ token, row: { queue_id: queueId, position, leased_until_ms: 31_000 } }) as Taken
-  const lease = (position: number, token: number, queueId = 1) => ({ queueId, position, token })
+    ({ token, row: { queue_id: queueId, lane: 9, position, leased_until_ms: 31_000 } }) as Taken
+  const lease = (position: number, token: number, queueId = 1) => ({ queueId, lane: 9, position, token })
 
   test('one by one or all at the end: the same time for each message', () => {
     const [one, oneByOne] = total()
@@ -134,6 +134,23 @@ describe('measuring', () => {
     holds.taken([row(1, 9)], 'key_a', 30_000)
     holds.taken([row(1, 9)], 'key_a', 5_000)
     expect(holds.find(lease(1, 9))).toEqual({ by: 'key_a', leasedAtMs: 1000 })
+  })
+
+  test('what may have been settled elsewhere is doubted, the oldest first, each in its turn; what is left is still known', () => {
+    const [holds, work] = total()
+    for (const token of [1, 2, 3]) holds.taken([row(1, token), row(2, token)], `key_${token}`, 30_000)
+    expect(holds.doubtful(10)).toEqual([])
+    clockMs += 11_000
+    holds.taken([row(1, 4)], 'key_4', 30_000)
+    expect(holds.doubtful(1)).toEqual([lease(1, 1), lease(2, 1)])
+    expect(holds.doubtful(3)).toEqual([lease(1, 2), lease(2, 2), lease(1, 3), lease(2, 3)])
+    holds.ended([lease(1, 2), lease(1, 2), lease(1, 1), lease(2, 1)], false)
+    expect([holds.find(lease(1, 2)), holds.find(lease(2, 2))?.by, holds.find(lease(2, 1))]).toEqual([
+      null,
+      'key_2',
+      null,
+    ])
+    expect(work).toEqual(nothing)
   })
 
   test('memory is bounded: the oldest are forgotten', () => {

@@ -15,7 +15,7 @@ import { createDiagnosis } from './diagnosis.ts'
 import { createElector } from './elect.ts'
 import { answerHeld, createExplainer } from './explain.ts'
 import { createHandOver } from './handover.ts'
-import { createHolds } from './holds.ts'
+import { createHolds, forgetEnded } from './holds.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
 import { createPublisher } from './publish.ts'
@@ -179,7 +179,7 @@ export function createBroker(options: BrokerOptions): Broker {
   /** What was handed out but did not arrive. */
   function giveBack(taken: readonly Taken[]): void {
     holds.ended(
-      taken.map(({ row, token }) => ({ queueId: row.queue_id, position: row.position, token })),
+      taken.map(({ row, token }) => ({ queueId: row.queue_id, lane: row.lane, position: row.position, token })),
       false,
     )
     endLeases(taken, 'return')
@@ -317,6 +317,7 @@ export function createBroker(options: BrokerOptions): Broker {
         async () => {
           const some = rates.take()
           if (some.length > 0) await store.recordRates(db, cluster.gateway, some)
+          await forgetEnded(db, holds)
           return 5_000
         },
         { retryMs: 5_000, failed: (error) => log('recording rates failed', { error }) },

@@ -98,11 +98,11 @@ const unknownMessage = (id: string): BrokerError =>
 
 /** This gateway's memory first, then the others'. */
 async function holderOf({ db, holds, cluster }: Options, row: TraceRow): Promise<Holder | null> {
-  const { queue_id: queueId, position, token } = row
-  const own = holds.find({ queueId, position, token })
+  const { queue_id: queueId, lane, position, token } = row
+  const own = holds.find({ queueId, lane, position, token })
   const found = own
     ? { gateway: cluster.gateway, by: own.by, leasedAtMs: own.leasedAtMs }
-    : await askOthers(cluster, `${token} ${queueId} ${position}`)
+    : await askOthers(cluster, `${token} ${queueId} ${lane} ${position}`)
   if (!found || found.by === '') return null
   const { by, gateway } = found
   const leasedAt = new Date(found.leasedAtMs)
@@ -120,8 +120,8 @@ async function askOthers(cluster: Pick<Cluster, 'ask'>, question: string) {
 
 /** What this gateway answers to another's question; null: nothing is remembered here. */
 export function answerHeld(holds: Holds, question: string): string | null {
-  const [token = 0, queueId = 0, position = 0] = question.split(' ').map(Number)
-  const hold = holds.find({ token, queueId, position })
+  const [token = 0, queueId = 0, lane = 0, position = 0] = question.split(' ').map(Number)
+  const hold = holds.find({ token, queueId, lane, position })
   return hold && hold.by !== '' ? `${hold.by} ${hold.leasedAtMs}` : null
 }
 

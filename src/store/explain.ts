@@ -1,7 +1,7 @@
 /** Reading what there is to know about one message. Nothing here locks, and nothing changes anything. */
 import type { CircuitState, DeathReason, DisabledReason, Headers } from '../model/index.ts'
 import { byId, inWaiting } from './browse.ts'
-import type { Database } from './client.ts'
+import { type Database, numbers } from './client.ts'
 
 export type TraceRow = {
   place: 'messages' | 'scheduled' | 'waiting' | 'dead'
@@ -117,6 +117,27 @@ export async function hasLeases(db: Database, queueId: number): Promise<boolean>
     [queueId],
   )
   return rows.length > 0
+}
+
+/** Which of these leases (by their place in the list) are not over. Primary key of `messages`. */
+export async function stillLeased(
+  db: Database,
+  leases: readonly { queueId: number; lane: number; position: number; token: number }[],
+): Promise<Set<number>> {
+  const rows = await db.hot<{ ord: number }>(
+    `/* still leased */ select x.ord from unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[])
+        with ordinality x(queue_id, lane, position, token, ord)
+      cross join lateral (
+        select 1 from postern.messages m
+        where m.queue_id = x.queue_id and m.lane = x.lane and m.position = x.position and m.lease_token = x.token limit 1) y`,
+    [
+      numbers(leases.map((lease) => lease.queueId)),
+      numbers(leases.map((lease) => lease.lane)),
+      numbers(leases.map((lease) => lease.position)),
+      numbers(leases.map((lease) => lease.token)),
+    ],
+  )
+  return new Set(rows.map((row) => Number(row.ord) - 1))
 }
 
 export type SubscriptionTrace = {
