@@ -161,10 +161,13 @@ describe('a leased message', () => {
   test('by nobody knows whom, when the gateway that leased it is gone; never by who held it before', async () => {
     const q = await queue()
     const id = await send(q)
+    // This gateway still takes it for its own: the other has ended the lease.
+    const [before] = await receive(q)
+    await settle(other, { action: 'nack', receipt: before?.receipt ?? '', delayMs: 0 })
     const third = brokerOn(app.database.url, 3, { upkeep: false })
     await third.start()
-    const [held] = await receiveFrom(third, q, 1, { leaseMs: 3_600_000 })
-    expect(held?.id).toBe(id)
+    const [held] = await receiveFrom(third, q, 1, { leaseMs: 3_600_000, waitMs: 5000 })
+    expect(held).toMatchObject({ id, attempt: 2 })
     await third.stop(1000)
     const found = await explain(q, id)
     expect([codesOf(found), found.leased_by]).toEqual([['leased'], null])
@@ -232,6 +235,11 @@ describe('keys', () => {
     const found = await explain(q, third)
     expect(found).toMatchObject({ state: 'ready', reasons: [{ code: 'key_busy', message_id: first }] })
     expect(found.summary).toMatch(/is leased until \S+Z and must be done first, and 1 more wait before it/)
+    const slow = await explain(q, await send(q, '?key=a&delay=1h'))
+    expect([codesOf(slow), eventsOf(slow)]).toEqual([
+      ['key_busy', 'delayed'],
+      ['sent', 'due', 'expires'],
+    ])
     await nack(held?.receipt, 3_600_000)
     expect((await explain(q, second)).summary).toContain('waits for its next attempt until')
   })

@@ -135,7 +135,7 @@ const messageFrom = (row: TraceRow, queue: Queue): MessageFacts => ({
   enqueuedAt: row.enqueued_at,
   expiresAt: row.expires_at,
   moved: row.id !== Math.abs(row.position),
-  dueAt: row.place === 'scheduled' ? row.due_at : null,
+  dueAt: row.due_at,
   leasedUntil: row.leased_until,
   death:
     row.reason === null || row.died_at === null

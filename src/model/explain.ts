@@ -51,7 +51,10 @@ function reasonsOf(message: MessageFacts, facts: ExplainFacts): Reason[] {
   if (message.place === 'scheduled' && message.dueAt)
     return [...dueReasons(message, message.dueAt, facts), ...held(facts)]
   if (message.expiresAt <= facts.now) return [expiredReason(message, facts)]
-  if (message.place === 'waiting') return [...keyReasons(message, facts), ...held(facts)]
+  if (message.place === 'waiting') {
+    const due = message.dueAt && message.dueAt > facts.now ? dueReasons(message, message.dueAt, facts) : []
+    return [...keyReasons(message, facts), ...due, ...held(facts)]
+  }
   if (message.attempts >= facts.queue.maxAttempts)
     return [
       reason(
