@@ -2,6 +2,8 @@
 import { Command, CommanderError } from 'commander'
 import { CliError } from './cli/client.ts'
 import { createContext } from './cli/context.ts'
+import { doctorCommand } from './cli/doctor.ts'
+import { explainCommand } from './cli/explain.ts'
 import { keysCommand } from './cli/keys.ts'
 import { listenCommand } from './cli/listen.ts'
 import { queuesCommand, statsCommand } from './cli/queues.ts'
@@ -35,6 +37,8 @@ function createProgram(environment: Record<string, string | undefined>): Command
   settleCommands(program, context)
   queuesCommand(program, context)
   statsCommand(program, context)
+  explainCommand(program, context)
+  doctorCommand(program, context, environment)
   topicsCommand(program, context)
   subscriptionsCommand(program, context)
   listenCommand(program, context)

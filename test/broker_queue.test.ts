@@ -303,4 +303,17 @@ describe('administration', () => {
     expect(stats).toMatchObject({ ready: 1, inRate: 2 / 60, outRate: 1 / 60 })
     expect(stats.drainS).toBeNull()
   })
+
+  test('how long a consumer took is measured from its receive to its ack, and known to the other gateway', async () => {
+    const q = await queue()
+    await send(a, q, '1', '2', '3')
+    const held = await receive(a, q, 2)
+    expect((await a.admin.queueStats(q)).serviceS).toBeNull()
+    await ack(a, ...held)
+    const { serviceS } = await a.admin.queueStats(q)
+    expect(serviceS).toBeGreaterThan(0)
+    expect(serviceS).toBeLessThan(10)
+    expect(await eventually(async () => (await b.admin.queueStats(q)).serviceS)).toBeGreaterThan(0)
+    expect((await a.admin.queueStats(q, 1)).desiredConsumers).toBeGreaterThanOrEqual(1)
+  }, 20_000)
 })

@@ -1,6 +1,6 @@
 /** Health, readiness, the description, and the form that every answer has, errors above all. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { BrokerError } from '../src/model/index.ts'
+import { BrokerError, problem } from '../src/model/index.ts'
 import { refusal, rootKey, type TestApp, testApp } from './support/app.ts'
 
 let app: TestApp
@@ -21,22 +21,29 @@ describe('health', () => {
     expect(await (await app.request('/readyz')).json()).toEqual({ status: 'ready' })
     expect(await (await app.request('/readyz?verbose')).json()).toEqual({ status: 'ready' })
     const verbose = await app.request('/readyz?verbose', asRoot)
-    expect(await verbose.json()).toEqual({ status: 'ready', version: '0.0.0-test', problems: [] })
+    expect(await verbose.json()).toMatchObject({ status: 'ready', version: '0.0.0-test', problems: expect.any(Array) })
     expect((await app.request('/readyz?verbose', { headers: { authorization: 'Bearer wrong' } })).status).toBe(401)
   })
 
-  test('what is wrong makes it unready, and is named only to whom it concerns', async () => {
+  test('what is wrong is named only to whom it concerns; what does not keep it from serving leaves it ready', async () => {
+    let found = [problem('bloat', 'messages is bloated'), problem('database_slow', 'Postgres dozes')]
+    const diagnosis = { ready: async () => found, all: async () => found }
     const sick = await testApp({
       rootKey,
       open: false,
-      broken: (broker) => ({ admin: { ...broker.admin, problems: async () => ['a transaction holds back vacuum'] } }),
+      broken: (broker) => ({ admin: { ...broker.admin, diagnosis } }),
     })
     const blind = await sick.request('/readyz?verbose')
     expect(Number(blind.headers.get('retry-after'))).toBeGreaterThan(0)
-    const told = (await blind.json()) as { code: string; detail: string }
-    expect([blind.status, told.code]).toEqual([503, 'unavailable'])
-    expect(told.detail).not.toContain('vacuum')
-    expect(await (await sick.request('/readyz?verbose', asRoot)).text()).toContain('holds back vacuum')
+    const told = (await blind.json()) as { code: string; detail: string; problems?: unknown }
+    expect([blind.status, told.code, told.problems]).toEqual([503, 'unavailable', undefined])
+    expect(told.detail).not.toContain('dozes')
+    const seen = (await (await sick.request('/readyz?verbose', asRoot)).json()) as Record<string, unknown>
+    expect(seen).toMatchObject({ detail: 'Postgres dozes', problems: [{ code: 'bloat' }, { code: 'database_slow' }] })
+    found = found.slice(0, 1)
+    expect(await (await sick.request('/readyz', asRoot)).json()).toEqual({ status: 'ready' })
+    const slow = await sick.request('/readyz?verbose', asRoot)
+    expect(await slow.json()).toMatchObject({ status: 'ready', problems: [{ code: 'bloat', since: null }] })
     await sick.stop()
   })
 })

@@ -225,7 +225,23 @@ describe('reading queues', () => {
       'oldest_ready_age_s',
       'out_rate',
       'ready',
+      'service_s',
     ])
+  })
+
+  test('an autoscaler reads one figure by its name, with a key in the header, and says how old messages may become', async () => {
+    await put('scaled')
+    await app.send('scaled', 'one', 'two')
+    // What KEDA's metrics-api scaler does: a GET, and `valueLocation` must be a number in the answer.
+    const figureOf = async (location: string, query = '') => {
+      const figures = await read(await app.request(`/v1/queues/scaled/stats${query}`))
+      return figures[location]
+    }
+    expect(await figureOf('desired_consumers')).toBe(1)
+    expect(await figureOf('ready', '?target_age=30s')).toBe(2)
+    expect(await refusal(await app.request('/v1/queues/scaled/stats?target_age=0'))).toEqual(
+      invalidField('query/target_age'),
+    )
   })
 })
 

@@ -25,6 +25,7 @@ test.each([
   'Sending',
   'Receiving and settling',
   'Queues',
+  'Where is my message?',
   'Dead letters',
   'Topics',
   'Schedules',
@@ -41,7 +42,7 @@ test.each([
   const made = await app.request('/v1/subscriptions', { method: 'POST', json: { topic: 'events', url } })
   const { id: subscription } = (await made.json()) as { id: string }
   const commands = curls(section)
-  expect(commands.length).toBeGreaterThan(3)
+  expect(commands.length).toBeGreaterThan(section === 'Where is my message?' ? 0 : 3)
   for (const command of commands) {
     const [message] = command.includes('RECEIPT') ? await app.receive('orders', '?wait=1s') : []
     const [id = ''] = command.includes('MESSAGE') ? await app.send('orders', 'x') : []

@@ -4,6 +4,7 @@ import { monotonicMs } from '../base/index.ts'
 import {
   BrokerError,
   defaultSettings,
+  defaultTargetAgeMs,
   desiredConsumers,
   drainSeconds,
   invalid,
@@ -15,8 +16,9 @@ import {
   type QueueKey,
   type QueueSettings,
   type StoredMessage,
+  serviceSeconds,
 } from '../model/index.ts'
-import type { Counted, Database, FreedKey, KeyRow, StoredRow } from '../store/index.ts'
+import type { Counted, Database, FreedKey, KeyRow, Rate, StoredRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Access } from './access.ts'
 import { cutPage, decodeCursor, encodeCursor, pageByName, textCursor } from './cursor.ts'
@@ -29,8 +31,8 @@ type Options = {
   access: Access
   counted: Counter
   elect(keys: readonly FreedKey[]): void
-  /** Sent and settled here and not yet recorded. */
-  unrecorded(queueId: number): { sent: number; settled: number }
+  /** Sent, settled and worked on here and not yet recorded. */
+  unrecorded(queueId: number): Omit<Rate, 'queueId'>
   queueChanged(queueId: number): void
   queueDeleted(queueId: number): void
   keysChanged(): void
@@ -38,7 +40,10 @@ type Options = {
 
 const nothing = { removed: false, freedKey: null }
 
-type QueueAdmin = Omit<Admin, keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin>
+type QueueAdmin = Omit<
+  Admin,
+  keyof TopicAdmin | keyof SubscriptionAdmin | keyof ScheduleAdmin | keyof LetterAdmin | 'explainMessage' | 'diagnosis'
+>
 
 export function createAdmin({
   db,
@@ -145,14 +150,18 @@ export function createAdmin({
       queueChanged(queue.id)
       return purged
     },
-    async queueStats(name) {
+    async queueStats(name, targetAgeMs = defaultTargetAgeMs) {
       const queue = await queues.fresh(name)
       const [counts, recorded] = await Promise.all([counted([queue.id]), store.ratesOf(db, queue.id)])
       const { ready = 0, delayed = 0, leased = 0, dead = 0, oldestReadyAgeS = 0 } = counts.get(queue.id) ?? {}
       const here = unrecorded(queue.id)
       const inRate = (recorded.sent + here.sent) / 60
       const outRate = (recorded.settled + here.settled) / 60
-      const drainS = drainSeconds(ready, inRate, outRate)
+      const work = {
+        receives: recorded.receives + here.receives,
+        received: recorded.received + here.received,
+        busyMs: recorded.busyMs + here.busyMs,
+      }
       return {
         ready,
         delayed,
@@ -161,8 +170,9 @@ export function createAdmin({
         oldestReadyAgeS,
         inRate,
         outRate,
-        drainS,
-        desiredConsumers: desiredConsumers({ ready, leased, inRate, outRate }),
+        drainS: drainSeconds(ready, inRate, outRate),
+        serviceS: serviceSeconds(work),
+        desiredConsumers: desiredConsumers({ ready, leased, inRate }, work, { ...queue, targetAgeMs }),
       }
     },
     browseMessages,
@@ -211,7 +221,6 @@ export function createAdmin({
       access.forget()
       keysChanged()
     },
-    problems: () => store.problems(db).catch(() => ['The database does not answer.']),
   }
 }
 

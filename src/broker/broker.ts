@@ -20,8 +20,11 @@ import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
 import { createDesk, type DeskParts } from './desk.ts'
+import { createDiagnosis } from './diagnosis.ts'
 import { createElector } from './elect.ts'
+import { answerHeld, createExplainer } from './explain.ts'
 import { createHandOver } from './handover.ts'
+import { createHolds, forgetEnded } from './holds.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
 import { createPublisher } from './publish.ts'
@@ -70,9 +73,10 @@ export function createBroker(options: BrokerOptions): Broker {
   let tasks: Tasks | undefined
   let recording: Loop | undefined
 
+  const listenUrl = options.listenUrl ?? (options.prepare ? options.databaseUrl : null)
   const cluster = createCluster({
     db,
-    listenUrl: options.listenUrl ?? (options.prepare ? options.databaseUrl : null),
+    listenUrl,
     log,
     on: {
       appended: (item) => heardAppended(item),
@@ -81,6 +85,7 @@ export function createBroker(options: BrokerOptions): Broker {
       keysChanged: () => access.forget(),
       subscriptionChanged: (subscription) => parts.changed(subscription),
       subscriptionsFree: () => parts.free(),
+      asked: (question) => answerHeld(holds, question),
       lost() {
         marks.reset()
         queues.clear()
@@ -93,6 +98,7 @@ export function createBroker(options: BrokerOptions): Broker {
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
   const rates = createRates()
+  const holds = createHolds(rates.worked)
   const receiver = createReceiver({
     db,
     marks,
@@ -124,6 +130,7 @@ export function createBroker(options: BrokerOptions): Broker {
     queues,
     codec: () => receipts(),
     moved,
+    ended: holds.ended,
     settled(queue, count) {
       rates.settled(queue.id, count)
       if (queue.maxLeased === null) return
@@ -204,6 +211,15 @@ export function createBroker(options: BrokerOptions): Broker {
     settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
   }
 
+  /** What was handed out but did not arrive. */
+  function giveBack(taken: readonly Taken[]): void {
+    holds.ended(
+      taken.map(({ row, token }) => ({ queueId: row.queue_id, lane: row.lane, position: row.position, token })),
+      false,
+    )
+    endLeases(taken, 'return')
+  }
+
   function bury(taken: readonly Taken[]): void {
     endLeases(taken, 'nack')
   }
@@ -225,6 +241,7 @@ export function createBroker(options: BrokerOptions): Broker {
 
   async function receive(name: string, options: ReceiveOptions) {
     const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null, perKey } = options
+    const by = subscription === 0 ? (options.by ?? '') : `#${subscription}`
     receipts()
     const queue = await queues.byName(name)
     const asked = {
@@ -237,15 +254,17 @@ export function createBroker(options: BrokerOptions): Broker {
       signal,
     }
     if (retryKey !== null) {
-      const taken = await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) })
-      return { messages: limited(taken, perKey).map(deliveryOf), giveBack: async () => {} }
+      const taken = limited(await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) }), perKey)
+      holds.taken(taken, by, asked.leaseMs)
+      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
     }
     const taken = limited(await receiver.receive(queue, { ...asked, hash: null }), perKey)
     if (taken.length > 0 && signal.aborted) {
       endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
     }
-    return { messages: taken.map(deliveryOf), giveBack: async () => endLeases(taken, 'return') }
+    holds.taken(taken, by, asked.leaseMs)
+    return { messages: taken.map(deliveryOf), giveBack: async () => giveBack(taken) }
   }
 
   /** What is more than so many of one key goes back, uncounted and in its order. */
@@ -288,6 +307,8 @@ export function createBroker(options: BrokerOptions): Broker {
     queueDeleted: queueDeletedHere,
     keysChanged: cluster.keysChanged,
   })
+  const explainMessage = createExplainer({ db, queues, counted, holds, cluster, unrecorded: rates.unrecorded })
+  const diagnosis = createDiagnosis({ db, listening: listenUrl === null ? null : cluster.listening })
   const letterAdmin = createLetterAdmin({
     db,
     queues,
@@ -317,7 +338,15 @@ export function createBroker(options: BrokerOptions): Broker {
     receive,
     settle: settler.settle,
     authenticate: access.authenticate,
-    admin: { ...queueAdmin, ...letterAdmin, ...topicAdmin, ...subscriptionAdmin, ...scheduleAdmin },
+    admin: {
+      ...queueAdmin,
+      explainMessage,
+      diagnosis,
+      ...letterAdmin,
+      ...topicAdmin,
+      ...subscriptionAdmin,
+      ...scheduleAdmin,
+    },
     desk: parts.desk,
     watch,
     async start() {
@@ -335,6 +364,7 @@ export function createBroker(options: BrokerOptions): Broker {
         async () => {
           const some = rates.take()
           if (some.length > 0) await store.recordRates(db, cluster.gateway, some)
+          await forgetEnded(db, holds)
           return 5_000
         },
         { retryMs: 5_000, failed: (error) => log('recording rates failed', { error }) },

@@ -16,6 +16,8 @@ export type ClusterEvents = {
   keysChanged(): void
   subscriptionChanged(subscription: number): void
   subscriptionsFree(): void
+  /** Another gateway asks; null: this one has no answer. */
+  asked(question: string): string | null
   /** Announcements may have been missed. */
   lost(): void
 }
@@ -29,6 +31,8 @@ export type Cluster = {
   /** Told to this gateway too. */
   subscriptionChanged(subscription: number): void
   subscriptionsFree(): void
+  /** Asks all others; the first that answers, or null when nobody does within `waitMs`. */
+  ask(question: string, waitMs: number): Promise<{ gateway: string; text: string } | null>
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
   /** Other gateways that were heard lately. */
@@ -63,6 +67,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   let heardSelfMs = Number.NEGATIVE_INFINITY
   let heartbeat: Loop | undefined
   let firstHeard: (() => void) | undefined
+  const questions = new Map<string, (answer: { gateway: string; text: string } | null) => void>()
+  let questionsAsked = 0
 
   const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
 
@@ -125,6 +131,29 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     else if (word === 'keys') on.keysChanged()
     else if (word === 'subscription') on.subscriptionChanged(Number(rest[0]))
     else if (word === 'free') on.subscriptionsFree()
+    else if (word === 'who') answer(from, rest)
+    else if (word === 'is' && rest[0] === gateway)
+      questions.get(rest[1] ?? '')?.({ gateway: from, text: rest.slice(2).join(' ') })
+  }
+
+  function answer(asker: string, [id = '', ...question]: string[]): void {
+    const text = on.asked(question.join(' '))
+    if (text !== null) say(`is ${asker} ${id} ${text}`)
+  }
+
+  async function ask(question: string, waitMs: number): Promise<{ gateway: string; text: string } | null> {
+    if (peers.size === 0) return null
+    const id = `${++questionsAsked}`
+    let timer: Timer | undefined
+    const answered = new Promise<{ gateway: string; text: string } | null>((resolve) => {
+      questions.set(id, resolve)
+      timer = after(waitMs, () => resolve(null))
+    })
+    say(`who ${id} ${question}`)
+    return await answered.finally(() => {
+      timer?.cancel()
+      questions.delete(id)
+    })
   }
 
   function listen(): void {
@@ -180,6 +209,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       say('free')
       on.subscriptionsFree()
     },
+    ask,
     listening: isListening,
     peers: () => peers.size,
     hasPeers: () => peers.size > 0 || !isListening(),

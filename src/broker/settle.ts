@@ -26,6 +26,8 @@ type Options = {
   /** A lease of this queue has ended with its message done. */
   settled(queue: Queue, count: number): void
   observe: Observe
+  /** Callers have ended these leases; not `done`: they gave back what they had not begun. */
+  ended(leases: readonly Receipt[], done: boolean): void
 }
 
 export type Settler = {
@@ -40,7 +42,7 @@ const weighReleases = (items: readonly Release[]): number =>
   items.reduce((sum, item) => sum + 1 + (item.error?.length ?? 0) / 256, 0)
 const byPlace = (a: Receipt, b: Receipt): number => a.queueId - b.queueId || a.lane - b.lane || a.position - b.position
 
-export function createSettler({ db, queues, codec, moved, elect, settled, observe }: Options): Settler {
+export function createSettler({ db, queues, codec, moved, elect, settled, ended, observe }: Options): Settler {
   const gathered = (kind: 'ack' | 'release' | 'extend') => ({
     lanes: 2,
     maxWaiting: 50_000,
@@ -105,6 +107,10 @@ export function createSettler({ db, queues, codec, moved, elect, settled, observ
     if (work.length === 0) return
     const done = await ack(work.map((item) => item.receipt))
     const missed = work.filter((_, at) => done[at] !== true)
+    ended(
+      work.flatMap((item, at) => (done[at] === true ? [item.receipt] : [])),
+      true,
+    )
     const alive =
       missed.length > 0
         ? await store.survivors(
@@ -129,6 +135,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled, observ
     work.forEach((item, at) => {
       const outcome = item.action.action === 'reject' ? 'rejected' : 'nacked'
       say(item, rows[at] ? outcome : 'lease_lost')
+      if (rows[at]) ended([item.receipt], item.action.action !== 'return')
     })
     // A lease that ended makes room where leases are bounded.
     for (const queue of new Set(work.map((item) => item.queue))) settled(queue, 0)

@@ -5,6 +5,7 @@ import type {
   Binding,
   Delivery,
   DisabledReason,
+  Explanation,
   Health,
   Interest,
   LetterFilter,
@@ -35,6 +36,7 @@ import type {
   TopicSettings,
 } from '../model/index.ts'
 import type { StoredSubscription } from '../store/index.ts'
+import type { Diagnosis } from './diagnosis.ts'
 import type { Watch } from './watch.ts'
 
 export type ReceiveOptions = {
@@ -50,6 +52,8 @@ export type ReceiveOptions = {
   perKey?: number
   /** The number of the subscription it is for: nothing comes unless this gateway owns it. */
   subscription?: number
+  /** The id of whoever asks, for those who look who holds a message. */
+  by?: string
   /**
    * Unique to the caller and this receive. A retry with the same one gets what is still leased by the first, under the same receipts,
    * until those leases end; and what a caller that has gone was leased stays leased for its retry.
@@ -244,12 +248,15 @@ export type Admin = TopicAdmin &
     deleteQueue(name: string, force: boolean): Promise<void>
     /** Deletes every ready, delayed and leased message; dead letters only with `dead`. Returns how many. */
     purgeQueue(name: string, states: readonly MessageState[]): Promise<number>
-    queueStats(name: string): Promise<QueueStats>
+    /** `targetAgeMs`: how old messages may become; it says how many consumers are desired. Standard: a minute. */
+    queueStats(name: string, targetAgeMs?: number): Promise<QueueStats>
     /** Without leasing; at most 16 MiB of bodies a page. */
     browseMessages(queue: string, state: MessageState, options: PageOptions): Promise<Page<StoredMessage>>
     /** Throws message_not_found. */
     getMessage(queue: string, id: string): Promise<StoredMessage>
     deleteMessage(queue: string, id: string): Promise<void>
+    /** Why it is where it is. Throws message_not_found for one of which nothing is known. */
+    explainMessage(queue: string, id: string): Promise<Explanation>
     /** Keys with messages that wait behind others, or (`blocked`) those that a dead letter has stopped. In the order of the keys. */
     browseKeys(queue: string, blocked: boolean, options: PageOptions): Promise<Page<QueueKey>>
     /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
@@ -259,8 +266,7 @@ export type Admin = TopicAdmin &
     listKeys(options: PageOptions): Promise<Page<ApiKey>>
     /** Throws key_not_found. Every gateway refuses the key within a second. */
     deleteKey(id: string): Promise<void>
-    /** What stands in the way of serving; empty when ready. */
-    problems(): Promise<string[]>
+    diagnosis: Diagnosis
   }
 
 export type Broker = {

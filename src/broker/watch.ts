@@ -3,8 +3,8 @@
  * proportion to what there is, so an answer that took long is kept for twenty times as long, and that for each gateway that counts too.
  */
 import { monotonicMs } from '../base/index.ts'
-import { BrokerError, type Observe, type QueueCounts } from '../model/index.ts'
-import type { Connected, Counted, DatabaseState, LeasedRow, MovedRow, PoolState } from '../store/index.ts'
+import { BrokerError, type Observe, type PoolLoad, type QueueCounts } from '../model/index.ts'
+import type { Counted, Database, DatabaseState, LeasedRow, MovedRow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
 import type { Receiver } from './receive.ts'
@@ -16,7 +16,7 @@ export type GatewayState = {
   listening: boolean
   /** Other gateways that were heard lately. */
   peers: number
-  pools: PoolState[]
+  pools: PoolLoad[]
   /** Receives that wait here, by queue. */
   waiting: [queueId: number, receives: number][]
 }
@@ -30,7 +30,7 @@ export type Watch = {
 }
 
 type Options = {
-  db: Connected
+  db: Database
   counted(queueIds: readonly number[]): Promise<Map<number, Counted>>
   cluster: Pick<Cluster, 'listening' | 'peers'>
   receiver: Pick<Receiver, 'waitingByQueue'>
@@ -68,7 +68,7 @@ export function createWatch({ db, counted, cluster, receiver }: Options): Watch 
     here: () => ({
       listening: cluster.listening(),
       peers: cluster.peers(),
-      pools: db.pools(),
+      pools: db.load(),
       waiting: receiver.waitingByQueue(),
     }),
     async queues() {

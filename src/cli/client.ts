@@ -7,6 +7,8 @@ export type CallOptions = {
   type?: string
   headers?: Record<string, string>
   signal?: AbortSignal
+  /** Refusals are answers too. */
+  anyStatus?: boolean
 }
 
 export type Client = {
@@ -52,7 +54,7 @@ export function createClient(url: string, key: string | undefined): Client {
     }).catch((error: unknown) => {
       throw options.signal?.aborted ? error : unreached(base, error)
     })
-    if (!answer.ok) throw await refused(answer)
+    if (!answer.ok && !options.anyStatus) throw await refused(answer)
     return answer
   }
 

@@ -4,6 +4,7 @@ import { bindingEndpoints } from './bindings.ts'
 import { docsEndpoints } from './docs.ts'
 import { openApiDocument } from './document.ts'
 import type { Endpoint } from './endpoint.ts'
+import { explainEndpoints } from './explain.ts'
 import { keyEndpoints } from './keys.ts'
 import { leaseEndpoints } from './leases.ts'
 import { messageChangeEndpoints } from './message_changes.ts'
@@ -26,6 +27,7 @@ const api: readonly Endpoint[] = [
   ...queueKeyEndpoints,
   ...messageEndpoints,
   ...messageChangeEndpoints,
+  ...explainEndpoints,
   ...batchEndpoints,
   ...receiveEndpoints,
   ...leaseEndpoints,

@@ -1,16 +1,12 @@
 /** What load balancers and operators ask: is the process there, can it serve, and what is in its way. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { sleep } from '../base/index.ts'
-import type { Broker } from '../broker/index.ts'
-import { BrokerError } from '../model/index.ts'
+import { BrokerError, isFatal, type Problem } from '../model/index.ts'
 import { json } from './answer.ts'
 import { type Endpoint, endpoint } from './endpoint.ts'
 import { flagParam } from './fields.ts'
-import { jsonOf, problems } from './route.ts'
+import { findingOut, jsonOf, problems } from './route.ts'
 
 const tags = ['operations']
-/** A probe gives up after a few seconds itself; it should hear why. */
-const readyDeadlineMs = 4000
 
 const healthRoute = createRoute({
   method: 'get',
@@ -31,6 +27,8 @@ const readyRoute = createRoute({
   path: '/readyz',
   operationId: 'ready',
   summary: 'Whether messages can be served',
+  description:
+    'Not ready (503) while Postgres is out of reach, read-only, or lacks a migration. With `verbose` also what only slows it down or will go wrong, such as a transaction that holds back vacuum; that does not make it unready.',
   tags,
   request: {
     query: z.strictObject({
@@ -45,7 +43,7 @@ const readyRoute = createRoute({
         .strictObject({
           status: z.literal('ready'),
           version: z.string().optional(),
-          problems: z.array(z.string()).optional(),
+          problems: z.array(findingOut).optional(),
         })
         .openapi('Ready'),
       'Ready',
@@ -55,23 +53,19 @@ const readyRoute = createRoute({
 })
 
 const ready = endpoint(readyRoute, 'anyone', async ({ broker, query, principal, version }) => {
-  const found = await problemsOf(broker)
-  const verbose = query.verbose && principal !== null
-  if (found.length === 0) return json(200, { status: 'ready', ...(verbose ? { version, problems: [] } : {}) })
-  throw new BrokerError('unavailable', verbose ? found.join('; ') : 'Not ready.', { retryAfterS: 5 })
+  const verbose = query.verbose === true && principal !== null
+  const { diagnosis } = broker.admin
+  const found = await (verbose ? diagnosis.all() : diagnosis.ready())
+  const fatal = found.filter(isFatal)
+  if (fatal.length === 0)
+    return json(200, { status: 'ready', ...(verbose ? { version, problems: found.map(findingJson) } : {}) })
+  const detail = verbose ? fatal.map((each) => each.detail).join(' ') : 'Not ready.'
+  throw new BrokerError('unavailable', detail, { retryAfterS: 5, problems: verbose ? found : [] })
 })
 
-/** Whatever goes wrong while asking is itself what is wrong. */
-async function problemsOf(broker: Broker): Promise<string[]> {
-  const late = new AbortController()
-  try {
-    const slow = sleep(readyDeadlineMs, late.signal).then(() => ['The database did not answer in time.'])
-    return await Promise.race([broker.admin.problems(), slow])
-  } catch {
-    return ['The database is out of reach.']
-  } finally {
-    late.abort()
-  }
-}
+const findingJson = ({ since, ...rest }: Problem): z.input<typeof findingOut> => ({
+  ...rest,
+  since: since?.toISOString() ?? null,
+})
 
 export const operationEndpoints: readonly Endpoint[] = [health, ready]

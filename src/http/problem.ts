@@ -2,7 +2,7 @@
  * Every error leaves as RFC 9457 problem+json, and its status comes from one table over the closed list of codes. What is
  * not a BrokerError is our own fault: a 500 that tells the caller nothing but the request's id.
  */
-import { BrokerError, type Code } from '../model/index.ts'
+import { BrokerError, type Code, type Problem as Finding } from '../model/index.ts'
 import type { Answer } from './answer.ts'
 
 const table = {
@@ -45,7 +45,8 @@ export const statusOf = (code: Code): number => table[code].status
 export function problem(thrown: unknown, requestId: string): Answer {
   const error = thrown instanceof BrokerError ? thrown : new BrokerError('internal', '')
   const { status, title } = table[error.code]
-  return problemAnswer({ status, title, code: error.code, detail: error.message, errors: error.errors }, requestId, {
+  const { code, message: detail, errors, problems } = error
+  return problemAnswer({ status, title, code, detail, errors, problems }, requestId, {
     ...(status === 401 ? { 'WWW-Authenticate': 'Bearer realm="postern"' } : {}),
     ...(status === 429 || status === 503
       ? { 'Retry-After': String(Math.max(1, Math.ceil(error.retryAfterS ?? 1))) }
@@ -59,11 +60,12 @@ type Problem = {
   code: Code
   detail: string
   errors: readonly { pointer: string; detail: string }[]
+  problems?: readonly Finding[]
 }
 
 /** `requestId` must be one that is safe in a URN; see exchange.ts. */
 export function problemAnswer(problem: Problem, requestId: string, headers: Record<string, string>): Answer {
-  const { code, status, title, detail, errors } = problem
+  const { code, status, title, detail, errors, problems = [] } = problem
   return {
     status,
     body: JSON.stringify({
@@ -74,6 +76,7 @@ export function problemAnswer(problem: Problem, requestId: string, headers: Reco
       instance: `urn:postern:request:${requestId}`,
       code,
       ...(errors.length === 0 ? {} : { errors }),
+      ...(problems.length === 0 ? {} : { problems }),
     }),
     headers: { 'Content-Type': 'application/problem+json', ...headers },
   }

@@ -1,10 +1,10 @@
 /** Queues: create or change, look at, pause, purge, delete. */
 import { createRoute, z } from '@hono/zod-openapi'
 import type { QueueWithCounts } from '../broker/index.ts'
-import { allows, BrokerError, type MessageState, messageStates } from '../model/index.ts'
+import { allows, BrokerError, forecastLimits, type MessageState, messageStates } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { type Call, type Endpoint, endpoint, forbidden } from './endpoint.ts'
-import { flagParam, page, pageOf } from './fields.ts'
+import { durationParam, flagParam, page, pageOf } from './fields.ts'
 import { queueJson, queueOut, settingsIn } from './queue_settings.ts'
 import { jsonIn, jsonOf, problems, queueParam, security } from './route.ts'
 
@@ -109,7 +109,13 @@ const statsOut = z
       .number()
       .nullable()
       .openapi({ description: 'ready / (out_rate - in_rate); null when it does not drain.' }),
-    desired_consumers: z.int(),
+    service_s: z.number().nullable().openapi({
+      description: 'Seconds of one consumer that a message took in the last two minutes; null when none was measured.',
+    }),
+    desired_consumers: z.int().openapi({
+      description:
+        'How many consumers take what comes in and work the backlog off within target_age: (in_rate + ready / target_age) * service_s, and never fewer than are busy now.',
+    }),
   })
   .openapi('QueueStats')
 
@@ -120,12 +126,19 @@ const statsRoute = createRoute({
   summary: 'Flat figures for dashboards and autoscalers',
   tags,
   security,
-  request: { params: queueParam },
+  request: {
+    params: queueParam,
+    query: z.strictObject({
+      target_age: durationParam(forecastLimits.targetAgeMs)
+        .optional()
+        .openapi({ default: '1m', description: 'How old a ready message may become.' }),
+    }),
+  },
   responses: { 200: jsonOf(statsOut, 'The figures'), ...problems(401, 403, 404) },
 })
 
-const stats = endpoint(statsRoute, 'read', async ({ broker, queue }) => {
-  const figures = await broker.admin.queueStats(queue)
+const stats = endpoint(statsRoute, 'read', async ({ broker, queue, query }) => {
+  const figures = await broker.admin.queueStats(queue, query.target_age)
   return json(200, {
     ready: figures.ready,
     delayed: figures.delayed,
@@ -135,6 +148,7 @@ const stats = endpoint(statsRoute, 'read', async ({ broker, queue }) => {
     in_rate: figures.inRate,
     out_rate: figures.outRate,
     drain_s: figures.drainS,
+    service_s: figures.serviceS,
     desired_consumers: figures.desiredConsumers,
   })
 })

@@ -111,6 +111,7 @@ export async function take(
     signal: hangUp(exchange),
     retryKey: retryKeyOf(exchange, principal),
     ...(perKey === undefined ? {} : { perKey }),
+    ...(principal ? { by: principal.id } : {}),
   })
   if (received.messages.length > 0) guard(exchange, received)
   try {

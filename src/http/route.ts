@@ -1,7 +1,17 @@
 /** The parts of a route's declaration that all share: its problems, its JSON answers, the names in its path. */
 import { z } from '@hono/zod-openapi'
-import { codes } from '../model/index.ts'
-import { name } from './fields.ts'
+import { codes, problemCodes } from '../model/index.ts'
+import { name, timeOut } from './fields.ts'
+
+/** Something that is wrong with a gateway or its database. */
+export const findingOut = z
+  .strictObject({
+    code: z.enum(problemCodes),
+    detail: z.string(),
+    since: timeOut.nullable().openapi({ description: 'As far as is known.' }),
+    advice: z.string(),
+  })
+  .openapi('Finding')
 
 const problemOut = z
   .strictObject({
@@ -17,7 +27,7 @@ const problemOut = z
       .openapi({
         description: 'Each wrong field: a JSON pointer into the body, or query/NAME, path/NAME, header/NAME.',
       }),
-    problems: z.array(z.string()).optional(),
+    problems: z.array(findingOut).optional().openapi({ description: 'Of /readyz?verbose.' }),
   })
   .openapi('Problem', { description: 'RFC 9457.' })
 

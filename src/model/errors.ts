@@ -2,6 +2,8 @@
  * The closed table of things that can go wrong for a caller. Every edge maps every code, so a new one does not
  * compile until each edge has an answer for it.
  */
+import type { Problem } from './diagnosis.ts'
+
 export const codes = [
   'malformed_json',
   'malformed_request',
@@ -46,17 +48,25 @@ export class BrokerError extends Error {
   readonly errors: readonly FieldError[]
   /** Seconds after which a retry is worth it, for `unavailable`, `queue_full` and `rate_limited`. */
   readonly retryAfterS: number | undefined
+  /** What is wrong with the gateway, for who may know. */
+  readonly problems: readonly Problem[]
 
   constructor(
     code: Code,
     detail: string,
-    more: { errors?: readonly FieldError[]; retryAfterS?: number; cause?: unknown } = {},
+    more: {
+      errors?: readonly FieldError[]
+      retryAfterS?: number
+      problems?: readonly Problem[]
+      cause?: unknown
+    } = {},
   ) {
     super(detail, { cause: more.cause })
     this.name = 'BrokerError'
     this.code = code
     this.errors = more.errors ?? []
     this.retryAfterS = more.retryAfterS
+    this.problems = more.problems ?? []
   }
 }
 

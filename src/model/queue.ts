@@ -46,6 +46,8 @@ export type QueueStats = QueueCounts & {
   outRate: number
   /** Seconds until the queue is empty at these rates; null when it does not drain. */
   drainS: number | null
+  /** Seconds of a consumer that a message takes; null while nothing was measured. */
+  serviceS: number | null
   desiredConsumers: number
 }
 
@@ -87,20 +89,3 @@ export const defaultSettings: QueueSettings = {
 
 /** Queue, topic and schedule names. */
 export const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$/
-
-/**
- * KEDA's and an operator's figure: how many consumers keep up with what comes in and empty the backlog within a
- * minute. By Little's law one delivery is held for `leased / outRate` seconds.
- */
-export function desiredConsumers(stats: Pick<QueueStats, 'ready' | 'leased' | 'inRate' | 'outRate'>): number {
-  if (stats.ready === 0 && stats.leased === 0 && stats.inRate === 0) return 0
-  if (stats.outRate === 0) return Math.max(1, stats.leased)
-  const heldS = stats.leased / stats.outRate
-  return Math.max(1, Math.ceil((stats.inRate + stats.ready / 60) * heldS))
-}
-
-/** Seconds until the queue is empty at these rates (0 when it is), or null when it does not drain. */
-export function drainSeconds(ready: number, inRate: number, outRate: number): number | null {
-  if (ready === 0) return 0
-  return outRate > inRate ? Math.round((ready / (outRate - inRate)) * 10) / 10 : null
-}

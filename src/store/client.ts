@@ -5,7 +5,7 @@
  */
 import postgres from 'postgres'
 import { after, monotonicMs, type Timer } from '../base/index.ts'
-import { BrokerError, type Observe } from '../model/index.ts'
+import { BrokerError, type Observe, type PoolLoad } from '../model/index.ts'
 import { createHearing, type Hearing } from './hearing.ts'
 
 export type Sql = postgres.Sql<{ int8: number }>
@@ -18,12 +18,6 @@ export type ConnectOptions = {
   prepare: boolean
   observe?: Pick<Observe, 'statement'>
 }
-
-/** Statements that run, or wait for one of so many connections. */
-export type PoolState = { pool: 'hot' | 'calm'; connections: number; statements: number }
-
-/** What `connect` gives: the database, and how busy the way there is. */
-export type Connected = Database & { pools(): PoolState[] }
 
 export type Database = {
   /** For the queue's own statements: index scans and nested loops only, plans made once. */
@@ -39,6 +33,8 @@ export type Database = {
    * only what it did itself. Nobody waits long for a gateway that has gone meanwhile, nor it for a lock.
    */
   together<T>(run: (inside: Database) => Promise<T>): Promise<T>
+  /** How busy the pools are. `fullMs`: for how long somebody has been waiting for a connection without a break. */
+  load(): PoolLoad[]
   close(): Promise<void>
 }
 
@@ -61,7 +57,7 @@ const mostNames = 500
 const mostPending = 1_000
 const togetherText = `/* bound the transaction */ select set_config('lock_timeout', '2s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
 
-export function connect(options: ConnectOptions): Connected {
+export function connect(options: ConnectOptions): Database {
   const calmSize = Math.max(1, Math.min(4, Math.floor(options.pool / 3)))
   const hearing = createHearing({
     async probe() {
@@ -82,11 +78,12 @@ export function connect(options: ConnectOptions): Connected {
   })
   const hotSize = Math.max(1, options.pool - calmSize)
   const hot = pool(() => open(options, hotSize, { ...hotSettings, statement_timeout: hotDeadlineMs }), {
+    size: hotSize,
     deadlineMs: hotDeadlineMs,
     hearing,
   })
   const calmLimits = { statement_timeout: calmDeadlineMs, idle_in_transaction_session_timeout: 10_000 }
-  const calm = pool(() => open(options, calmSize, calmLimits), { deadlineMs: calmDeadlineMs, hearing })
+  const calm = pool(() => open(options, calmSize, calmLimits), { size: calmSize, deadlineMs: calmDeadlineMs, hearing })
 
   const timed = timing(options.observe)
   const runner =
@@ -108,6 +105,7 @@ export function connect(options: ConnectOptions): Connected {
       told(tx.savepoint((part) => run(queryOf(part))) as Promise<T>),
     together: <T>(run: (inside: Database) => Promise<T>) =>
       told(tx.savepoint((part) => run(inside(part))) as Promise<T>),
+    load: () => [],
     close: async () => {},
   })
 
@@ -134,9 +132,9 @@ export function connect(options: ConnectOptions): Connected {
           }) as Promise<T>,
         calmDeadlineMs,
       ),
-    pools: () => [
-      { pool: 'hot', connections: hotSize, statements: hot.pending() },
-      { pool: 'calm', connections: calmSize, statements: calm.pending() },
+    load: () => [
+      { name: 'messages', size: hotSize, ...hot.load() },
+      { name: 'administration', size: calmSize, ...calm.load() },
     ],
     close: async () => {
       hearing.close()
@@ -147,25 +145,33 @@ export function connect(options: ConnectOptions): Connected {
 
 type Pool = {
   run<T>(start: (sql: Sql) => Promise<T>, deadlineMs?: number): Promise<T>
-  /** Statements that run or wait for a connection. */
-  pending(): number
   /** New connections; what still hangs on the old ones has failed. */
   renew(): void
+  load(): { pending: number; fullMs: number }
   end(): Promise<void>
 }
 
 /** Waits for statements, but not for ever (the driver has no such limit of its own), and lets only so many wait. */
-function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs: number; hearing: Hearing }): Pool {
+function pool(
+  make: () => Sql,
+  { size, deadlineMs: standardMs, hearing }: { size: number; deadlineMs: number; hearing: Hearing },
+): Pool {
   let sql = make()
   let pending = 0
+  let fullSinceMs: number | null = null
+
+  function count(change: 1 | -1): void {
+    pending += change
+    fullSinceMs = pending > size ? (fullSinceMs ?? monotonicMs()) : null
+  }
 
   async function run<T>(start: (sql: Sql) => Promise<T>, deadlineMs = standardMs): Promise<T> {
     if (hearing.silent()) throw away('The database does not answer.')
     if (pending >= mostPending) throw away('Too many statements wait for the database.')
-    pending++
+    count(1)
     const { answered, over } = hearing.asked()
     const statement = start(sql)
-    statement.then(answered, (error: unknown) => (isServers(error) ? answered() : over())).finally(() => pending--)
+    statement.then(answered, (error: unknown) => (isServers(error) ? answered() : over())).finally(() => count(-1))
     try {
       return await told(within(statement, deadlineMs + 1000))
     } catch (error) {
@@ -175,11 +181,11 @@ function pool(make: () => Sql, { deadlineMs: standardMs, hearing }: { deadlineMs
 
   return {
     run,
-    pending: () => pending,
     renew() {
       void sql.end({ timeout: 0 })
       sql = make()
     },
+    load: () => ({ pending, fullMs: fullSinceMs === null ? 0 : monotonicMs() - fullSinceMs }),
     end: () => sql.end({ timeout: 5 }),
   }
 }

@@ -1,22 +1,23 @@
 /** Whether this database can serve. */
 import type { Database } from './client.ts'
-import { latestMigration } from './migrate.ts'
+import { knownMigrations } from './migrate.ts'
 
-/** Sentences for people; empty when the database answers and has every migration that this program knows. */
 /** Postgres's clock, milliseconds since 1970. */
 export async function databaseNowMs(db: Database): Promise<number> {
   const [row] = await db.calm<{ ms: number }>(`/* now */ select date_part('epoch', now()) * 1000 as ms`, [])
   return row?.ms ?? 0
 }
 
-export async function problems(db: Database): Promise<string[]> {
-  const latest = await latestMigration()
-  const [row] = await db.calm<{ migrated: boolean; writable: boolean }>(
-    `/* health */ select exists (select 1 from postern.migrations where tag = $1) as migrated, not pg_is_in_recovery() as writable`,
-    [latest],
+/** Which migrations that this program knows the database has not had, and whether it can be written to. */
+export async function standing(db: Database): Promise<{ missing: string[]; readOnly: boolean }> {
+  const known = await knownMigrations()
+  const [row] = await db.calm<{ there: boolean; read_only: boolean }>(
+    `/* standing */ select to_regclass('postern.migrations') is not null as there, pg_is_in_recovery() as read_only`,
+    [],
   )
-  const found: string[] = []
-  if (!row?.migrated) found.push(`The migration ${latest} is missing: run "postern migrate".`)
-  if (!row?.writable) found.push('The database is a read-only replica.')
-  return found
+  const readOnly = row?.read_only ?? false
+  if (!row?.there) return { missing: known, readOnly }
+  const rows = await db.calm<{ tag: string }>('/* migrations */ select tag from postern.migrations', [])
+  const done = new Set(rows.map(({ tag }) => tag))
+  return { missing: known.filter((tag) => !done.has(tag)), readOnly }
 }

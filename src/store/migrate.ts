@@ -1,7 +1,7 @@
 /** Brings a database to the present schema, however many gateways start at once. */
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { open } from './client.ts'
+import { open, type Sql } from './client.ts'
 
 /** Any number that nobody else in the database locks; all gateways of all versions must agree on it. */
 const lockId = 4_127_771
@@ -17,6 +17,8 @@ export async function migrate(databaseUrl: string): Promise<number> {
   const sql = open({ databaseUrl, prepare: false }, 1, {})
   try {
     const { entries } = await journal()
+    // So that a gateway whose role may not change the schema starts once somebody else has.
+    if (await isPresent(sql, entries)) return 0
     return await sql.begin(async (tx) => {
       await tx.unsafe('select pg_advisory_xact_lock($1)', [lockId])
       await tx.unsafe('create schema if not exists postern')
@@ -38,10 +40,17 @@ export async function migrate(databaseUrl: string): Promise<number> {
   }
 }
 
-/** The newest migration this program knows. */
-export async function latestMigration(): Promise<string> {
-  return (await journal()).entries.at(-1)?.tag ?? ''
+async function isPresent(sql: Sql, entries: Journal['entries']): Promise<boolean> {
+  const [row] = await sql.unsafe<{ there: boolean }[]>(`select to_regclass('postern.migrations') is not null as there`)
+  if (!row?.there) return false
+  const done = new Set(
+    (await sql.unsafe<{ tag: string }[]>('select tag from postern.migrations')).map(({ tag }) => tag),
+  )
+  return entries.every(({ tag }) => done.has(tag))
 }
+
+/** The migrations that this program knows, in their order. */
+export const knownMigrations = async (): Promise<string[]> => (await journal()).entries.map(({ tag }) => tag)
 
 const journal = async (): Promise<Journal> =>
   JSON.parse(await readFile(`${folder}meta/_journal.json`, 'utf8')) as Journal

@@ -1,5 +1,5 @@
 /** Queues and what is in them: settings, counts and rates. */
-import type { Queue, QueueCounts, QueueSettings } from '../model/index.ts'
+import type { Queue, QueueCounts, QueueSettings, Work } from '../model/index.ts'
 import { type Database, numbers, type Parameter, texts } from './client.ts'
 
 type QueueRow = {
@@ -200,30 +200,39 @@ export async function countMessages(db: Database, queueIds: readonly number[]): 
   return rows.map(({ oldest_ready_age_s, ...row }) => ({ ...row, oldestReadyAgeS: Math.max(0, oldest_ready_age_s) }))
 }
 
-export type Rate = { queueId: number; sent: number; settled: number }
+export type Rate = Work & { queueId: number; sent: number; settled: number }
 
 /** What this gateway sent and settled since it last said so; one row a gateway, queue and moment, never updated. */
 export async function recordRates(db: Database, gateway: string, rates: readonly Rate[]): Promise<void> {
   await db.hot(
-    `/* record rates */ insert into postern.rates (at, queue_id, gateway, sent, settled)
-      select clock_timestamp(), x.* from (select q, $2::text, s, t from unnest($1::int[], $3::int[], $4::int[]) u(q, s, t)) x`,
+    `/* record rates */ insert into postern.rates (at, queue_id, gateway, sent, settled, receives, received, busy_ms)
+      select clock_timestamp(), u.q, $2::text, u.s, u.t, u.n, u.m, u.b
+      from unnest($1::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::bigint[]) u(q, s, t, n, m, b)`,
     [
       numbers(rates.map((rate) => rate.queueId)),
       gateway,
       numbers(rates.map((rate) => rate.sent)),
       numbers(rates.map((rate) => rate.settled)),
+      numbers(rates.map((rate) => rate.receives)),
+      numbers(rates.map((rate) => rate.received)),
+      numbers(rates.map((rate) => Math.round(rate.busyMs))),
     ],
   )
 }
 
-/** Messages sent to and settled from a queue in the last minute, as far as gateways have said so. Primary key of `rates`. */
-export async function ratesOf(db: Database, queueId: number): Promise<{ sent: number; settled: number }> {
-  const [row] = await db.calm<{ sent: number; settled: number }>(
-    `/* rates */ select coalesce(sum(sent), 0)::int as sent, coalesce(sum(settled), 0)::int as settled from postern.rates
-      where queue_id = $1::int and at > now() - interval '1 minute'`,
+/**
+ * Messages sent to and settled from a queue in the last minute, and what its consumers did in the last two, as far as gateways have
+ * said so. Primary key of `rates`.
+ */
+export async function ratesOf(db: Database, queueId: number): Promise<Rate> {
+  const [row] = await db.calm<Omit<Rate, 'queueId'>>(
+    `/* rates */ select coalesce(sum(sent) filter (where at > now() - interval '1 minute'), 0)::int as sent,
+        coalesce(sum(settled) filter (where at > now() - interval '1 minute'), 0)::int as settled,
+        coalesce(sum(receives), 0)::int as receives, coalesce(sum(received), 0)::int as received, coalesce(sum(busy_ms), 0)::float8 as "busyMs"
+      from postern.rates where queue_id = $1::int and at > now() - interval '2 minutes'`,
     [queueId],
   )
-  return row ?? { sent: 0, settled: 0 }
+  return { queueId, ...(row ?? { sent: 0, settled: 0, receives: 0, received: 0, busyMs: 0 }) }
 }
 
 function queueFrom(row: QueueRow): Queue {

@@ -206,7 +206,7 @@ export const dedup = postern.table(
   (t) => [primaryKey({ columns: [t.queueId, t.dedupId] }), index('dedup_expires').on(t.expiresAt)],
 )
 
-/** What each gateway sent and settled in ten seconds, for rates over the cluster. Kept for two minutes. */
+/** What each gateway sent and settled in five seconds, for rates over the cluster, and how long consumers took. Kept for two minutes. */
 export const rates = postern.table(
   'rates',
   {
@@ -215,6 +215,10 @@ export const rates = postern.table(
     gateway: text('gateway').notNull(),
     sent: integer('sent').notNull(),
     settled: integer('settled').notNull(),
+    /** Receives of which something was settled for the first time, the messages that they brought, and how long they kept their consumers busy. */
+    receives: integer('receives').notNull().default(0),
+    received: integer('received').notNull().default(0),
+    busyMs: whole('busy_ms').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.queueId, t.at, t.gateway] }), index('rates_at').on(t.at)],
 )

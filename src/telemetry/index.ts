@@ -93,7 +93,7 @@ export function createTelemetry({ version, labelsMost, patienceMs = standardPati
     const { listening, peers, pools, waiting } = broker.here()
     sheet.cell('postern_database_listening').value = listening ? 1 : 0
     sheet.cell('postern_peers').value = peers
-    for (const { pool, connections, statements } of pools) {
+    for (const { name: pool, size: connections, pending: statements } of pools) {
       sheet.cell('postern_database_pool_connections', pool).value = connections
       sheet.cell('postern_database_pool_statements', pool).value = statements
     }

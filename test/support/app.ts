@@ -14,12 +14,13 @@ import {
   listen,
 } from '../../src/http/index.ts'
 import { brokerOn } from './broker.ts'
-import { testDatabase } from './postgres.ts'
+import { type TestDatabase, testDatabase } from './postgres.ts'
 
 export type TestApp = {
   http: Http
   broker: Broker
   databaseUrl: string
+  database: TestDatabase
   /** The access log so far. */
   lines: Record<string, unknown>[]
   /** `path` begins with /. An object as `json` is sent as JSON. */
@@ -83,6 +84,7 @@ export async function testApp(
     http,
     broker,
     databaseUrl: database.url,
+    database,
     lines,
     request,
     async listen(more = {}) {
