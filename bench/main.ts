@@ -1,44 +1,92 @@
 /**
- * `npm run bench`: cycles, sends and receives through the broker in this process and over HTTP, webhooks, topics and keys, on an embedded
- * Postgres with its default durability. Each figure is the median of interleaved rounds; read the ratios of one run, not the
- * figures of two. `--seconds 2 --rounds 3` by default; `--only push` runs what has that in its name.
+ * `npm run bench`: Postern beside its rivals and beside what the machine allows, on an embedded Postgres with its default
+ * durability. See README.md beside this file. Each rate is the median of interleaved rounds; read the ratios of one run, not the figures of two.
+ * `--seconds 2 --rounds 3` by default; `--only push,latency` runs what has one of these in its name; `--out NAME` names the files.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { httpPart } from './http.ts'
+import { chartOf } from './chart.ts'
+import { figures, judge } from './figures.ts'
+import { heldBackPart } from './held_back.ts'
 import { keyedPart } from './keyed.ts'
 import { openPlace } from './place.ts'
 import { pushPart } from './push.ts'
 import { queuesPart } from './queues.ts'
-import { type LatencyRow, print, type Row, runLatencies, runRounds } from './rounds.ts'
+import { partLines, tableLines, valuesOf, verdictLines } from './report.ts'
+import { findRabbit } from './rivals/index.ts'
+import { type LatencyRow, type Part, type Row, runLatencies, runRounds, type Table } from './rounds.ts'
+import { standingParts } from './standing.ts'
 import { topicsPart } from './topics.ts'
+import { versusParts } from './versus.ts'
 
-const { values } = parseArgs({
+const { values: options } = parseArgs({
   options: {
     seconds: { type: 'string', default: '2' },
     rounds: { type: 'string', default: '3' },
     only: { type: 'string' },
+    out: { type: 'string' },
   },
 })
-const chosen = ({ name }: { name: string }): boolean => !values.only || name.includes(values.only)
+const wanted = options.only?.split(',')
+/** A part of a run does not take the place of a whole one. */
+const out = options.out ?? (wanted ? 'part' : 'latest')
+const chosen = ({ name, apart }: { name: string; apart?: boolean }): boolean =>
+  wanted ? wanted.some((word) => name.includes(word)) : apart !== true
 
-const place = await openPlace()
+const parts = [versusParts, standingParts, heldBackPart, queuesPart, pushPart, topicsPart, keyedPart]
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
-for (const partOf of [queuesPart, httpPart, pushPart, topicsPart, keyedPart]) {
-  const part = partOf(place)
-  const measured = await runRounds(part.scenarios.filter(chosen), Number(values.rounds), Number(values.seconds) * 1000)
+const tables: Table[] = []
+const say = (lines: readonly string[]): void => {
+  if (lines.length > 0) console.log(lines.join('\n'))
+}
+
+const place = await openPlace()
+const giveUp = (): void => void place.close().then(() => process.exit(1))
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, giveUp)
+process.on('uncaughtException', (error) => {
+  console.error(error)
+  giveUp()
+})
+const startMs = performance.now()
+let failed = false
+try {
+  if (findRabbit() === null) console.log('RabbitMQ is not installed (no rabbitmq-server in PATH): left out.')
+  for (const partOf of parts) for (const part of [partOf(place)].flat()) await runPart(part)
+  finish()
+} catch (error) {
+  console.error(error)
+  failed = true
+}
+await place.close()
+process.exit(failed ? 1 : 0)
+
+async function runPart(part: Part): Promise<void> {
+  const roundMs = Number(options.seconds) * 1000
+  const measured = await runRounds(part.scenarios.filter(chosen), Number(options.rounds), roundMs, place.meter)
   const timed = await runLatencies(part.latencies.filter(chosen))
-  print(part, measured, timed)
   rows.push(...measured)
   latencies.push(...timed)
+  say(partLines(part, measured, timed))
+  for (const study of part.studies?.filter(chosen) ?? []) {
+    const table = await study.measure()
+    tables.push(table)
+    say(tableLines(table))
+  }
+  await part.close?.()
 }
-const folder = new URL('results/', import.meta.url).pathname
-mkdirSync(folder, { recursive: true })
-writeFileSync(
-  path.join(folder, 'latest.json'),
-  `${JSON.stringify({ node: process.version, rows, latencies }, null, 2)}\n`,
-)
-await place.close()
-process.exit(0)
+
+function finish(): void {
+  const verdicts = judge(figures, valuesOf(rows, latencies, tables))
+  say(verdictLines(verdicts))
+  const minutes = (performance.now() - startMs) / 60_000
+  const machine = { node: process.version, processors: cpus().length, processor: cpus()[0]?.model ?? '' }
+  const folder = new URL('results/', import.meta.url).pathname
+  mkdirSync(folder, { recursive: true })
+  const results = { ...machine, minutes: Number(minutes.toFixed(1)), verdicts, rows, latencies, tables }
+  writeFileSync(path.join(folder, `${out}.json`), `${JSON.stringify(results, null, 2)}\n`)
+  writeFileSync(path.join(folder, `${out}.svg`), chartOf({ verdicts, rows, latencies }))
+  console.log(`\n${minutes.toFixed(1)} minutes; bench/results/${out}.json and .svg`)
+}

@@ -1,38 +1,65 @@
-/** Where a benchmark takes place: an embedded Postgres with its default durability, a broker on it, and messages. */
+/** Where a benchmark takes place: an embedded Postgres with its default durability, a broker on it, a meter, and messages. */
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import postgres from 'postgres'
 import { type Broker, createBroker } from '../src/broker/index.ts'
 import type { NewMessage } from '../src/model/index.ts'
 import { startEmbedded } from '../src/store/embedded/index.ts'
 import { migrate } from '../src/store/index.ts'
+import { createMeter, type Meter } from './meter.ts'
 
 export type Place = {
+  /** A folder that goes with the place. */
+  dir: string
   databaseUrl: string
+  /** For statements of the benchmark's own; not for what is measured. */
+  sql: postgres.Sql
+  meter: Meter
   broker: Broker
   /** What `close` is to do first, the latest before the earlier. */
   closing: (() => Promise<unknown>)[]
+  /** An empty database of its own on the same server; goes with the place, or when it is dropped. */
+  database(name: string): Promise<{ url: string; drop(): Promise<unknown> }>
+  /** Once; never throws. */
   close(): Promise<void>
 }
 
 export async function openPlace(): Promise<Place> {
   const dir = mkdtempSync(path.join(tmpdir(), 'postern-bench-'))
   chmodSync(dir, 0o755)
-  const postgres = await startEmbedded({ dir, log: () => {} })
-  await migrate(postgres.url)
-  const broker = await startBroker(postgres.url)
-  const closing: Place['closing'] = []
-  return {
-    databaseUrl: postgres.url,
-    broker,
-    closing,
-    async close() {
-      for (const step of closing.reverse()) await step()
-      await broker.stop(5000)
-      await postgres.stop()
-      rmSync(dir, { recursive: true, force: true })
-    },
+  const server = await startEmbedded({ dir, log: () => {} })
+  const url = server.url
+  await migrate(url)
+  const broker = await startBroker(url)
+  const sql = postgres(url, { max: 2, onnotice: () => {} })
+  const closing: Place['closing'] = [
+    async () => rmSync(dir, { recursive: true, force: true }),
+    () => server.stop(),
+    () => sql.end({ timeout: 1 }),
+    () => broker.stop(5000),
+  ]
+  const close = once(async () => {
+    for (let step = closing.pop(); step; step = closing.pop())
+      await step().catch((error: unknown) => console.error('While stopping:', error))
+  })
+  async function database(name: string) {
+    await sql`create database ${sql(name)}`
+    const own = new URL(url)
+    own.pathname = `/${name}`
+    async function drop(): Promise<void> {
+      // Whose connections are cut may take that for a failure: they are given time to go by themselves.
+      for (let tries = 0; tries < 100; tries++) {
+        const there =
+          await sql`select 1 from pg_stat_activity where datname = ${name} and backend_type = 'client backend'`
+        if (there.length === 0) break
+        await sleep(50)
+      }
+      await sql`drop database if exists ${sql(name)} with (force)`
+    }
+    return { url: own.href, drop }
   }
+  return { dir, databaseUrl: url, sql, meter: createMeter(sql, server.pid), broker, closing, database, close }
 }
 
 /** One gateway's broker. */

@@ -1,0 +1,58 @@
+/** The figures of DESIGN, section 6, each as a question to the results. */
+import { heldBackName } from './held_back.ts'
+import { queuesName } from './queues.ts'
+import { graphile, pgBoss, postern } from './rivals/index.ts'
+import { standingName, standingStates } from './standing.ts'
+import { versusName, versusWorks } from './versus.ts'
+
+/** `by`: the value is divided by that one's. `most`: it may not be more; else not less. */
+export type Figure = { name: string; value: string; by?: string; wanted: number; most?: boolean }
+export type Verdict = { name: string; wanted: number; reached: number; most: boolean; holds: boolean }
+
+const { cycle100, send1, cycle1 } = versusWorks
+
+export const figures: readonly Figure[] = [
+  {
+    name: '1  cycle at batch 100, over pg-boss',
+    value: versusName(cycle100, postern),
+    by: versusName(cycle100, pgBoss),
+    wanted: 4,
+  },
+  {
+    name: '1  cycle at batch 100, over graphile-worker',
+    value: versusName(cycle100, postern),
+    by: versusName(cycle100, graphile),
+    wanted: 2.5,
+  },
+  {
+    name: '2  256 callers, single sends, over pg-boss',
+    value: versusName(send1, postern),
+    by: versusName(send1, pgBoss),
+    wanted: 10,
+  },
+  {
+    name: '2  256 callers, single cycles, over pg-boss',
+    value: versusName(cycle1, postern),
+    by: versusName(cycle1, pgBoss),
+    wanted: 5,
+  },
+  ...standingStates.slice(1).map((state) => ({
+    name: `3  ${state}, over empty`,
+    value: standingName(postern, state),
+    by: standingName(postern, 'empty'),
+    wanted: 0.8,
+  })),
+  { name: '4  vacuum held back, last 10 s over first', value: heldBackName(postern), wanted: 0.8 },
+  { name: '5  1,000 queues, over one', value: queuesName(postern, 1000), by: queuesName(postern, 1), wanted: 0.7 },
+]
+
+/** Of those whose values were measured. */
+export function judge(questions: readonly Figure[], values: ReadonlyMap<string, number>): Verdict[] {
+  return questions.flatMap(({ name, value, by, wanted, most = false }) => {
+    const above = values.get(value)
+    const below = by === undefined ? 1 : values.get(by)
+    if (above === undefined || below === undefined || below === 0) return []
+    const reached = above / below
+    return [{ name, wanted, reached, most, holds: most ? reached <= wanted : reached >= wanted }]
+  })
+}
