@@ -1,5 +1,9 @@
 /** The figures of DESIGN, section 6, each as a question to the results. */
 import { heldBackName } from './held_back.ts'
+import { httpNames } from './http.ts'
+import { pullName, pushName } from './latency.ts'
+import { parkedNames } from './parked.ts'
+import { pushNames } from './push.ts'
 import { queuesName } from './queues.ts'
 import { graphile, pgBoss, postern } from './rivals/index.ts'
 import { standingName, standingStates } from './standing.ts'
@@ -44,6 +48,25 @@ export const figures: readonly Figure[] = [
   })),
   { name: '4  vacuum held back, last 10 s over first', value: heldBackName(postern), wanted: 0.8 },
   { name: '5  1,000 queues, over one', value: queuesName(postern, 1000), by: queuesName(postern, 1), wanted: 0.7 },
+  { name: '6  durable send over HTTP, over a bare POST', value: httpNames.send, by: httpNames.bare, wanted: 0.5 },
+  { name: '7  send to long poll at 200/s, p50 ms', value: `${pullName} p50`, wanted: 5, most: true },
+  { name: '7  send to long poll at 200/s, p99 ms', value: `${pullName} p99`, wanted: 25, most: true },
+  { name: '8  send to webhook at 200/s, p50 ms', value: `${pushName} p50`, wanted: 5, most: true },
+  { name: '8  send to webhook at 200/s, p99 ms', value: `${pushName} p99`, wanted: 25, most: true },
+  { name: '9  10,000 parked polls, KB each', value: parkedNames.bytes, wanted: 20, most: true },
+  { name: '9  10,000 parked polls, p99 of others over alone', value: parkedNames.slower, wanted: 2, most: true },
+  {
+    name: '10 webhooks, 10 at once, over bare undici',
+    value: pushNames(10).webhooks,
+    by: pushNames(10).bare,
+    wanted: 0.5,
+  },
+  {
+    name: '10 webhooks, 100 at once, over bare undici',
+    value: pushNames(100).webhooks,
+    by: pushNames(100).bare,
+    wanted: 0.5,
+  },
 ]
 
 /** Of those whose values were measured. */

@@ -5,7 +5,13 @@ import { once, type Place } from './place.ts'
 
 export type Client = {
   /** The answer's body; throws for any status from 300 on. */
-  call(method: 'POST' | 'PUT' | 'DELETE' | 'GET', path: string, body?: string | Buffer, type?: string): Promise<string>
+  call(
+    method: 'POST' | 'PUT' | 'DELETE' | 'GET',
+    path: string,
+    body?: string | Buffer,
+    type?: string,
+    headers?: Record<string, string>,
+  ): Promise<string>
   send(queue: string, body: string | Buffer): Promise<void>
   receive(queue: string, max: number, waitS: number): Promise<Received[]>
   settle(queue: string, received: readonly Received[]): Promise<void>
@@ -41,11 +47,11 @@ export function perPlace<T>(make: (place: Place) => Promise<T>): (place: Place) 
 
 export function clientOf(url: string, connections: number): Client {
   const dispatcher = new Agent({ connections, pipelining: 1, headersTimeout: 90_000, bodyTimeout: 90_000 })
-  const call: Client['call'] = async (method, path, body, type = 'text/plain') => {
+  const call: Client['call'] = async (method, path, body, type = 'text/plain', headers = {}) => {
     const answer = await request(`${url}${path}`, {
       dispatcher,
       method,
-      ...(body === undefined ? {} : { body, headers: { 'content-type': type } }),
+      ...(body === undefined ? {} : { body, headers: { 'content-type': type, ...headers } }),
     })
     const text = await answer.body.text()
     if (answer.statusCode >= 300) throw new Error(`${method} ${path}: ${answer.statusCode} ${text}`)

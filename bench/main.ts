@@ -1,22 +1,31 @@
 /**
  * `npm run bench`: Postern beside its rivals and beside what the machine allows, on an embedded Postgres with its default
  * durability. See README.md beside this file. Each rate is the median of interleaved rounds; read the ratios of one run, not the figures of two.
- * `--seconds 2 --rounds 3` by default; `--only push,latency` runs what has one of these in its name; `--out NAME` names the files.
+ * `--seconds 2 --rounds 3` by default; `--only push,latency` runs what has one of these in its name; `--out NAME` names the files; `--minutes 15` is
+ * how long `--only soak` takes.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { chartOf } from './chart.ts'
+import { fanOutPart } from './fan_out.ts'
 import { figures, judge } from './figures.ts'
+import { growthParts } from './growth.ts'
 import { heldBackPart } from './held_back.ts'
+import { httpParts } from './http.ts'
 import { keyedPart } from './keyed.ts'
-import { openPlace } from './place.ts'
+import { latencyPart } from './latency.ts'
+import { limitsPart } from './limits.ts'
+import { memoryPart } from './memory.ts'
+import { parkedPart } from './parked.ts'
+import { openPlace, type Place } from './place.ts'
 import { pushPart } from './push.ts'
 import { queuesPart } from './queues.ts'
 import { partLines, tableLines, valuesOf, verdictLines } from './report.ts'
 import { findRabbit } from './rivals/index.ts'
 import { type LatencyRow, type Part, type Row, runLatencies, runRounds, type Table } from './rounds.ts'
+import { soakPart } from './soak.ts'
 import { standingParts } from './standing.ts'
 import { topicsPart } from './topics.ts'
 import { versusParts } from './versus.ts'
@@ -27,6 +36,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '3' },
     only: { type: 'string' },
     out: { type: 'string' },
+    minutes: { type: 'string', default: '15' },
   },
 })
 const wanted = options.only?.split(',')
@@ -35,7 +45,23 @@ const out = options.out ?? (wanted ? 'part' : 'latest')
 const chosen = ({ name, apart }: { name: string; apart?: boolean }): boolean =>
   wanted ? wanted.some((word) => name.includes(word)) : apart !== true
 
-const parts = [versusParts, standingParts, heldBackPart, queuesPart, pushPart, topicsPart, keyedPart]
+const parts: ((place: Place) => Part | Part[])[] = [
+  limitsPart,
+  versusParts,
+  standingParts,
+  heldBackPart,
+  queuesPart,
+  keyedPart,
+  fanOutPart,
+  topicsPart,
+  httpParts,
+  latencyPart,
+  parkedPart,
+  pushPart,
+  memoryPart,
+  growthParts,
+  soakPart(Number(options.minutes)),
+]
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
 const tables: Table[] = []
@@ -76,6 +102,7 @@ async function runPart(part: Part): Promise<void> {
     say(tableLines(table))
   }
   await part.close?.()
+  if (measured.length + timed.length > 0) say([`(${((performance.now() - startMs) / 1000).toFixed(0)} s)`])
 }
 
 function finish(): void {

@@ -13,10 +13,16 @@ import { numberHeader, type Sink, sharedClockMs, startSink } from './sink.ts'
 /** More than any round takes from the queue. */
 const backlogPerSecond = 12_000
 const backlogAheadS = 2
+const warmUpMs = 300
 const latencyCount = 1_000
 const latencyEveryMs = 5
 /** The first ones dial. */
 const warmUpCount = 50
+
+export const pushNames = (concurrency: number) => ({
+  bare: `push  POSTs to a sink, ${concurrency} at once, bare undici`,
+  webhooks: `push  POSTs to a sink, ${concurrency} at once, Postern`,
+})
 
 export function pushPart(place: Place): Part {
   const { broker } = place
@@ -31,15 +37,22 @@ export function pushPart(place: Place): Part {
     return sink
   })
   const bare = (concurrency: number): Scenario => ({
-    name: `push  bare undici POST, ${concurrency} at once`,
+    name: pushNames(concurrency).bare,
     prepare: started,
     run: async (roundMs) => await bareRate(await started(), concurrency, roundMs),
   })
-  const webhooks = (concurrency: number): Scenario => ({
-    name: `push  webhooks, ${concurrency} at once`,
-    prepare: started,
-    run: async (roundMs) => await webhookRate(broker, await started(), concurrency, roundMs),
-  })
+  const webhooks = (concurrency: number): Scenario => {
+    let feed: Feed | undefined
+    return {
+      name: pushNames(concurrency).webhooks,
+      async prepare(roundMs) {
+        const backlog = backlogPerSecond * (roundMs / 1000 + backlogAheadS)
+        feed = await startFeed(broker, await started(), concurrency, backlog)
+      },
+      run: async (roundMs) => await (await started()).rate(roundMs),
+      tidy: async () => feed?.end(),
+    }
+  }
   const peer = once(async () => {
     const other = await startBroker(place.databaseUrl)
     place.closing.push(() => other.stop(1000))
@@ -76,21 +89,27 @@ export function pushPart(place: Place): Part {
   }
 }
 
-async function webhookRate(broker: Broker, sink: Sink, concurrency: number, roundMs: number): Promise<number> {
+type Feed = { end(): Promise<void> }
+
+/** A full queue with a subscription that is under way. */
+async function startFeed(broker: Broker, sink: Sink, concurrency: number, backlog: number): Promise<Feed> {
   const { admin } = broker
   const queue = 'push'
   await admin.putQueue(queue, {})
-  await fill(broker, queue, backlogPerSecond * (roundMs / 1000 + backlogAheadS))
+  await fill(broker, queue, backlog)
   const settings = { ...defaultSubscription, url: sink.url, concurrency }
   const { id } = await admin.createSubscription({ queue }, settings, newSecret())
-  const rate = await sink.rate(roundMs)
-  await admin.disableSubscription(id)
-  const { ready } = (await admin.getQueue(queue)).counts
-  if (ready === 0) throw new Error('The queue ran empty in the middle of a round.')
-  while ((await admin.getQueue(queue)).counts.leased > 0) await sleep(20)
-  await admin.deleteSubscription(id)
-  await admin.deleteQueue(queue, true)
-  return rate
+  await sink.rate(warmUpMs)
+  return {
+    async end() {
+      await admin.disableSubscription(id)
+      const { ready } = (await admin.getQueue(queue)).counts
+      if (ready === 0) throw new Error('The queue ran empty in the middle of a round.')
+      while ((await admin.getQueue(queue)).counts.leased > 0) await sleep(20)
+      await admin.deleteSubscription(id)
+      await admin.deleteQueue(queue, true)
+    },
+  }
 }
 
 async function bareRate(sink: Sink, concurrency: number, roundMs: number): Promise<number> {

@@ -2,7 +2,7 @@
 import type { Verdict } from './figures.ts'
 import type { Cell, LatencyRow, Part, Row, Table } from './rounds.ts'
 
-const nameWidth = 56
+const nameWidth = 72
 
 /** Every value that a ratio or a figure can ask for, by its name; of latencies `name p50`, `name p99` and `name p999` too. */
 export function valuesOf(
@@ -72,10 +72,10 @@ export function verdictLines(verdicts: readonly Verdict[]): string[] {
   const shown = ({ wanted, most }: Verdict): string => `${most ? '<=' : '>='} ${wanted}`
   return [
     '',
-    `${'figures of DESIGN, section 6'.padEnd(nameWidth + 12)}    wanted   reached`,
+    `${'figures of DESIGN, section 6'.padEnd(nameWidth)}    wanted   reached`,
     ...verdicts.map(
       (verdict) =>
-        verdict.name.padEnd(nameWidth + 12) +
+        verdict.name.padEnd(nameWidth) +
         shown(verdict).padStart(10) +
         rounded(verdict.reached).padStart(10) +
         (verdict.holds ? '' : '   MISSED'),

@@ -5,7 +5,7 @@ import { difference, type Meter, type Reading } from './meter.ts'
 export type Scenario = {
   name: string
   /** Before each round, not measured. */
-  prepare?(): Promise<unknown>
+  prepare?(roundMs: number): Promise<unknown>
   /** Per second, measured for about `roundMs`; only what is measured belongs in here. */
   run(roundMs: number): Promise<number>
   /** After each round, not measured. */
@@ -14,6 +14,8 @@ export type Scenario = {
   serving?(): readonly number[]
   /** Postgres has no part in it. */
   elsewhere?: boolean
+  /** Left out unless it is asked for. */
+  apart?: boolean
 }
 
 /** Milliseconds, one for each message. */
@@ -84,7 +86,7 @@ export async function runRounds(
   const results = scenarios.map((scenario) => ({ scenario, rounds: [] as Round[] }))
   for (let round = 0; round <= rounds; round++) {
     for (const [at, scenario] of scenarios.entries()) {
-      await scenario.prepare?.()
+      await scenario.prepare?.(roundMs)
       const serving = scenario.serving?.() ?? []
       const before = await meter.read(serving)
       const startMs = performance.now()

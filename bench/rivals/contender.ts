@@ -58,6 +58,8 @@ export type Gate = {
   /** A handler waits here for its turn. */
   enter(): Promise<void>
   done(count?: number): void
+  /** Lets everybody through, for good. */
+  open(): void
 }
 
 export function createGate(): Gate {
@@ -77,6 +79,10 @@ export function createGate(): Gate {
     async enter() {
       if (granted > 0) granted--
       else await new Promise<void>((go) => entering.push(go))
+    },
+    open() {
+      granted = Number.POSITIVE_INFINITY
+      for (const go of entering.splice(0)) go()
     },
     done(count = 1) {
       finished += count

@@ -48,7 +48,10 @@ export const graphile: Contender = {
       stand: (kind, count) => stand(utils, kind, count),
       purge: () => utils.withPgClient((client) => client.query('delete from graphile_worker._private_jobs')),
       async close() {
-        await runner?.stop()
+        const stopping = runner?.stop()
+        // It waits for the jobs that wait at the gate.
+        gate.open()
+        await stopping
         await utils.release()
         await database.drop()
       },

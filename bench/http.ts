@@ -1,0 +1,139 @@
+/** Durable sends over HTTP beside a Hono server that stores nothing, both in a process of their own; one, two and four gateways on one Postgres. */
+import { type Child, startChild } from './child.ts'
+import { type Client, clientOf, perPlace, sharedGateway, startGateway } from './gateway.ts'
+import { postRate } from './load.ts'
+import { body, once, type Place } from './place.ts'
+import { calling, type Part, type Scenario } from './rounds.ts'
+
+const connections = 64
+const mostGateways = 4
+
+export const httpNames = {
+  bare: `http  POST x ${connections} connections, bare Hono that stores nothing`,
+  send: `http  POST x ${connections} connections, Postern, durable send`,
+  sendWithReceiver: `http  POST x ${connections} connections, Postern, durable send to receivers that wait`,
+}
+export const gatewaysName = (work: 'send' | 'cycle', count: number): string =>
+  `gateways  ${work} 1 x 256, ${count} of them`
+
+export const httpParts = (place: Place): Part[] => [sendPart(place), gatewaysPart(place)]
+
+function sendPart(place: Place): Part {
+  const { broker } = place
+  let serving: number[] = []
+  const bare = once(async () => {
+    const child = await startChild('./bare_process.ts')
+    place.closing.push(() => child.stop())
+    return child
+  })
+  const gateway = once(async () => {
+    for (const queue of ['http-send', 'http-taken']) await broker.admin.putQueue(queue, {})
+    return await sharedGateway(place)
+  })
+  const cell = (name: string, server: () => Promise<Child>, path: string): Scenario => ({
+    name,
+    prepare: async () => {
+      serving = [(await server()).pid]
+    },
+    run: async (roundMs) => await postRate(`${(await server()).url}${path}`, connections, roundMs),
+    tidy: async () => (path === '' ? undefined : await broker.admin.purgeQueue('http-send', ['ready'])),
+    serving: () => serving,
+  })
+  return {
+    title: 'requests per second',
+    scenarios: [
+      cell(httpNames.bare, bare, ''),
+      cell(httpNames.send, gateway, '/v1/queues/http-send/messages'),
+      withReceivers(place, gateway),
+    ],
+    latencies: [],
+    ratios: [[httpNames.send, httpNames.bare]],
+  }
+}
+
+/** Eight clients take what is sent, a hundred at a time, by `settle?receive=`. */
+function withReceivers(place: Place, gateway: () => Promise<Child>): Scenario {
+  let pid = 0
+  return {
+    name: httpNames.sendWithReceiver,
+    prepare: async () => {
+      pid = (await gateway()).pid
+      await place.broker.admin.purgeQueue('http-taken', ['ready', 'leased'])
+    },
+    async run(roundMs) {
+      const { url } = await gateway()
+      const client = clientOf(url, 8)
+      let over = false
+      const taking = Array.from({ length: 8 }, async () => {
+        for (let receipts: string[] = []; !over || receipts.length > 0; ) {
+          const ack = JSON.stringify({ ack: receipts })
+          const answer = await client.call(
+            'POST',
+            `/v1/queues/http-taken/settle?receive=100&wait=1s`,
+            ack,
+            'application/json',
+          )
+          receipts = (JSON.parse(answer).messages as { receipt: string }[]).map(({ receipt }) => receipt)
+        }
+      })
+      const rate = await postRate(`${url}/v1/queues/http-taken/messages`, connections, roundMs)
+      over = true
+      await Promise.all(taking)
+      await client.close()
+      return rate
+    },
+    serving: () => [pid],
+  }
+}
+
+type Gateways = { pids: number[]; clients: Client[] }
+
+const gatewaysOf = perPlace(async (place): Promise<Gateways> => {
+  const started = [await sharedGateway(place)]
+  while (started.length < mostGateways) started.push(await startGateway(place))
+  return { pids: started.map(({ pid }) => pid), clients: started.map(({ url }) => clientOf(url, 256)) }
+})
+
+/** The same 256 callers, spread over so many gateways; those that are not asked are idle. */
+function gatewaysPart(place: Place): Part {
+  const { broker } = place
+  let serving: readonly number[] = []
+  const queue = 'gateways'
+  async function cycle(client: Client): Promise<number> {
+    await client.send(queue, body)
+    const received = await client.receive(queue, 1, 1)
+    await client.settle(queue, received)
+    return received.length
+  }
+  async function send(client: Client): Promise<number> {
+    await client.send(queue, body)
+    return 1
+  }
+  const cell = (work: 'send' | 'cycle', count: number): Scenario => ({
+    name: gatewaysName(work, count),
+    async prepare() {
+      await broker.admin.putQueue(queue, {})
+      await broker.admin.purgeQueue(queue, ['ready', 'leased'])
+      serving = (await gatewaysOf(place)).pids
+    },
+    async run(roundMs) {
+      const clients = (await gatewaysOf(place)).clients.slice(0, count)
+      const call = async (caller: number): Promise<number> => {
+        const client = clients[caller % count]
+        return client ? await (work === 'send' ? send(client) : cycle(client)) : 0
+      }
+      return await calling({ callers: 256, call }, roundMs)
+    },
+    serving: () => serving,
+  })
+  const counts = [1, 2, mostGateways]
+  return {
+    title: 'messages per second over HTTP',
+    scenarios: [...counts.map((count) => cell('send', count)), ...counts.map((count) => cell('cycle', count))],
+    latencies: [],
+    ratios: [2, mostGateways].flatMap((count): [string, string][] => [
+      [gatewaysName('send', count), gatewaysName('send', 1)],
+      [gatewaysName('cycle', count), gatewaysName('cycle', 1)],
+    ]),
+  }
+}

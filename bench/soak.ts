@@ -1,0 +1,107 @@
+/** Whether memory stays flat: one gateway under a steady load of sends, receives, retries and webhooks for a quarter of an hour. */
+import type { Memory } from './child.ts'
+import { type Client, clientOf, startGateway } from './gateway.ts'
+import { residentBytes } from './meter.ts'
+import { body, type Place, sleep } from './place.ts'
+import { median, type Part, type Table } from './rounds.ts'
+import { startSink } from './sink.ts'
+
+const perSecond = 500
+const pushedPerSecond = 100
+const sampleMs = 30_000
+/** One of so many is given back once. */
+const nackEvery = 50
+const tickMs = 20
+
+export const soakName = 'soak  resident memory, last third over first after warm-up'
+
+export const soakPart =
+  (minutes: number) =>
+  (place: Place): Part => ({
+    title: '',
+    scenarios: [],
+    latencies: [],
+    studies: [{ name: 'soak  memory under a steady load', apart: true, measure: () => measure(place, minutes) }],
+    ratios: [],
+  })
+
+async function measure(place: Place, minutes: number): Promise<Table> {
+  const gateway = await startGateway(place)
+  const client = clientOf(gateway.url, 64)
+  const sink = await startSink()
+  place.closing.push(() => sink.stop())
+  for (const name of ['soak', 'soak-push']) await client.call('PUT', `/v1/queues/${name}`)
+  const subscription = JSON.stringify({ queue: 'soak-push', url: sink.url })
+  await client.call('POST', '/v1/subscriptions', subscription, 'application/json')
+  let over = false
+  let done = 0
+  const working = [
+    steadily(
+      perSecond,
+      () => over,
+      () => client.send('soak', body),
+    ),
+    steadily(
+      pushedPerSecond,
+      () => over,
+      () => client.send('soak-push', body),
+    ),
+    ...Array.from({ length: 4 }, async () => {
+      while (!over) done += await take(client)
+    }),
+  ]
+  const samples: { minute: number; resident: number; heap: number; external: number; done: number }[] = []
+  const startMs = performance.now()
+  const untilMs = startMs + minutes * 60_000
+  while (performance.now() < untilMs) {
+    await sleep(Math.min(sampleMs, untilMs - performance.now()))
+    const { rss, heapUsed, external } = await gateway.ask<Memory>('memory')
+    const minute = (performance.now() - startMs) / 60_000
+    samples.push({ minute, resident: residentBytes(gateway.pid) ?? rss, heap: heapUsed, external, done })
+  }
+  over = true
+  await Promise.all(working)
+  await client.close()
+  await gateway.stop()
+  const steady = samples.slice(Math.ceil(samples.length / 6))
+  const third = Math.max(1, Math.floor(steady.length / 3))
+  const residents = steady.map(({ resident }) => resident)
+  const share = median(residents.slice(-third)) / median(residents.slice(0, third))
+  return {
+    title: `memory over ${minutes} minutes at ${perSecond} + ${pushedPerSecond} messages/s; last third to first: ${share.toFixed(2)}`,
+    columns: ['minute', 'resident MB', 'heap MB', 'external MB', 'settled'],
+    rows: samples.map(({ minute, resident, heap, external, done }) => [
+      minute.toFixed(1),
+      resident / 2 ** 20,
+      heap / 2 ** 20,
+      external / 2 ** 20,
+      done,
+    ]),
+    values: { [soakName]: share },
+  }
+}
+
+/** So many a second, whether or not those before are answered. */
+async function steadily(rate: number, over: () => boolean, call: () => Promise<unknown>): Promise<void> {
+  const startMs = performance.now()
+  const open = new Set<Promise<unknown>>()
+  for (let made = 0; !over(); await sleep(tickMs))
+    for (; made < ((performance.now() - startMs) / 1000) * rate; made++) {
+      const calling = call().finally(() => open.delete(calling))
+      open.add(calling)
+    }
+  await Promise.all(open)
+}
+
+let taken = 0
+
+async function take(client: Client): Promise<number> {
+  const received = await client.receive('soak', 20, 1)
+  const back = received.filter(({ attempt }) => ++taken % nackEvery === 0 && attempt === 1)
+  await client.settle(
+    'soak',
+    received.filter((each) => !back.includes(each)),
+  )
+  for (const { receipt } of back) await client.call('POST', `/v1/leases/${receipt}/nack?delay=2s`)
+  return received.length - back.length
+}
