@@ -15,6 +15,8 @@ export type Client = {
   send(queue: string, body: string | Buffer): Promise<void>
   receive(queue: string, max: number, waitS: number): Promise<Received[]>
   settle(queue: string, received: readonly Received[]): Promise<void>
+  putQueue(queue: string): Promise<unknown>
+  purge(queue: string): Promise<unknown>
   close(): Promise<void>
 }
 export type Received = { id: string; receipt: string; body: string; attempt: number }
@@ -32,8 +34,21 @@ export async function startGateway(place: Place, environment: Record<string, str
   return gateway
 }
 
-/** The gateway that all parts share which need but one. */
-export const sharedGateway = perPlace((place) => startGateway(place))
+const shared = new WeakMap<Place, Promise<Child>>()
+
+/** The one gateway that all scenarios of a part share which need but one. */
+export function sharedGateway(place: Place): Promise<Child> {
+  const gateway = shared.get(place) ?? startGateway(place)
+  shared.set(place, gateway)
+  return gateway
+}
+
+/** After each part, so that the next one meets no gateway but its own. */
+export async function endSharedGateway(place: Place): Promise<void> {
+  const gateway = shared.get(place)
+  shared.delete(place)
+  await (await gateway)?.stop()
+}
 
 /** What is made once for a place. */
 export function perPlace<T>(make: (place: Place) => Promise<T>): (place: Place) => Promise<T> {
@@ -73,6 +88,8 @@ export function clientOf(url: string, connections: number): Client {
         await call('POST', `/v1/queues/${queue}/settle`, ack, 'application/json')
       }
     },
+    putQueue: (queue) => call('PUT', `/v1/queues/${queue}`),
+    purge: (queue) => call('POST', `/v1/queues/${queue}/purge`),
     close: () => dispatcher.close(),
   }
 }

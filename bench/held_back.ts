@@ -76,7 +76,10 @@ async function cycling(cycle: () => Promise<number>, most: number, enough: numbe
   })()
   await Promise.all(
     Array.from({ length: callers }, async () => {
-      while (!over()) moved += await cycle()
+      while (!over()) {
+        const count = await cycle()
+        moved += count
+      }
     }),
   )
   await watching

@@ -1,6 +1,6 @@
 /** Durable sends over HTTP beside a Hono server that stores nothing, both in a process of their own; one, two and four gateways on one Postgres. */
 import { type Child, startChild } from './child.ts'
-import { type Client, clientOf, perPlace, sharedGateway, startGateway } from './gateway.ts'
+import { type Client, clientOf, sharedGateway, startGateway } from './gateway.ts'
 import { postRate } from './load.ts'
 import { body, once, type Place } from './place.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
@@ -19,16 +19,18 @@ export const gatewaysName = (work: 'send' | 'cycle', count: number): string =>
 export const httpParts = (place: Place): Part[] => [sendPart(place), gatewaysPart(place)]
 
 function sendPart(place: Place): Part {
-  const { broker } = place
   let serving: number[] = []
+  let admin: Client | undefined
   const bare = once(async () => {
     const child = await startChild('./bare_process.ts')
     place.closing.push(() => child.stop())
     return child
   })
   const gateway = once(async () => {
-    for (const queue of ['http-send', 'http-taken']) await broker.admin.putQueue(queue, {})
-    return await sharedGateway(place)
+    const started = await sharedGateway(place)
+    admin = clientOf(started.url, 1)
+    for (const queue of ['http-send', 'http-taken']) await admin.putQueue(queue)
+    return started
   })
   const cell = (name: string, server: () => Promise<Child>, path: string): Scenario => ({
     name,
@@ -36,7 +38,7 @@ function sendPart(place: Place): Part {
       serving = [(await server()).pid]
     },
     run: async (roundMs) => await postRate(`${(await server()).url}${path}`, connections, roundMs),
-    tidy: async () => (path === '' ? undefined : await broker.admin.purgeQueue('http-send', ['ready'])),
+    tidy: async () => (path === '' ? undefined : await admin?.purge('http-send')),
     serving: () => serving,
   })
   return {
@@ -44,7 +46,7 @@ function sendPart(place: Place): Part {
     scenarios: [
       cell(httpNames.bare, bare, ''),
       cell(httpNames.send, gateway, '/v1/queues/http-send/messages'),
-      withReceivers(place, gateway),
+      withReceivers(gateway),
     ],
     latencies: [],
     ratios: [[httpNames.send, httpNames.bare]],
@@ -52,13 +54,12 @@ function sendPart(place: Place): Part {
 }
 
 /** Eight clients take what is sent, a hundred at a time, by `settle?receive=`. */
-function withReceivers(place: Place, gateway: () => Promise<Child>): Scenario {
+function withReceivers(gateway: () => Promise<Child>): Scenario {
   let pid = 0
   return {
     name: httpNames.sendWithReceiver,
     prepare: async () => {
       pid = (await gateway()).pid
-      await place.broker.admin.purgeQueue('http-taken', ['ready', 'leased'])
     },
     async run(roundMs) {
       const { url } = await gateway()
@@ -86,19 +87,16 @@ function withReceivers(place: Place, gateway: () => Promise<Child>): Scenario {
   }
 }
 
-type Gateways = { pids: number[]; clients: Client[] }
-
-const gatewaysOf = perPlace(async (place): Promise<Gateways> => {
-  const started = [await sharedGateway(place)]
-  while (started.length < mostGateways) started.push(await startGateway(place))
-  return { pids: started.map(({ pid }) => pid), clients: started.map(({ url }) => clientOf(url, 256)) }
-})
-
 /** The same 256 callers, spread over so many gateways; those that are not asked are idle. */
 function gatewaysPart(place: Place): Part {
-  const { broker } = place
-  let serving: readonly number[] = []
+  let children: Child[] = []
+  let clients: Client[] = []
   const queue = 'gateways'
+  const started = once(async () => {
+    while (children.length < mostGateways) children = [...children, await startGateway(place)]
+    clients = children.map(({ url }) => clientOf(url, 256))
+    await clients[0]?.putQueue(queue)
+  })
   async function cycle(client: Client): Promise<number> {
     await client.send(queue, body)
     const received = await client.receive(queue, 1, 1)
@@ -112,19 +110,17 @@ function gatewaysPart(place: Place): Part {
   const cell = (work: 'send' | 'cycle', count: number): Scenario => ({
     name: gatewaysName(work, count),
     async prepare() {
-      await broker.admin.putQueue(queue, {})
-      await broker.admin.purgeQueue(queue, ['ready', 'leased'])
-      serving = (await gatewaysOf(place)).pids
+      await started()
+      await clients[0]?.purge(queue)
     },
     async run(roundMs) {
-      const clients = (await gatewaysOf(place)).clients.slice(0, count)
       const call = async (caller: number): Promise<number> => {
         const client = clients[caller % count]
         return client ? await (work === 'send' ? send(client) : cycle(client)) : 0
       }
       return await calling({ callers: 256, call }, roundMs)
     },
-    serving: () => serving,
+    serving: () => children.map(({ pid }) => pid),
   })
   const counts = [1, 2, mostGateways]
   return {
@@ -135,5 +131,6 @@ function gatewaysPart(place: Place): Part {
       [gatewaysName('send', count), gatewaysName('send', 1)],
       [gatewaysName('cycle', count), gatewaysName('cycle', 1)],
     ]),
+    close: () => Promise.all(children.map((child) => child.stop())),
   }
 }

@@ -20,17 +20,17 @@ export const latencyName = (who: string): string => `latency  200/s, send to arr
 export const pullName = latencyName('Postern over HTTP, long poll')
 export const pushName = latencyName('Postern over HTTP, webhook')
 
-export function latencyPart(place: Place): Part {
-  const couriers: Courier[] = [
-    inProcess,
-    pull('latency-pull', 'Postern over HTTP, long poll'),
-    webhook,
-    pgBossCourier,
-    graphileCourier,
-    ...(findRabbit() === null ? [] : rabbitCouriers),
-  ]
-  return { title: '', scenarios: [], latencies: couriers.map((courier) => latencyOf(place, courier)), ratios: [] }
-}
+export const latencyPart = (place: Place): Part =>
+  partOf(place, [inProcess, pgBossCourier, graphileCourier, ...(findRabbit() === null ? [] : rabbitCouriers)])
+export const httpLatencyPart = (place: Place): Part =>
+  partOf(place, [pull('latency-pull', 'Postern over HTTP, long poll'), webhook])
+
+const partOf = (place: Place, couriers: readonly Courier[]): Part => ({
+  title: '',
+  scenarios: [],
+  latencies: couriers.map((courier) => latencyOf(place, courier)),
+  ratios: [],
+})
 
 const latencyOf = (place: Place, courier: Courier): Latency => ({
   name: latencyName(courier.name),
@@ -93,8 +93,8 @@ export const pull = (queue: string, name: string): Courier => ({
   name,
   async open(place, arrived) {
     const gateway = await sharedGateway(place)
-    await place.broker.admin.putQueue(queue, {})
     const client = clientOf(gateway.url, 64)
+    await client.putQueue(queue)
     let over = false
     const receiving = Array.from({ length: receivers }, async () => {
       while (!over) {
@@ -120,7 +120,7 @@ const webhook: Courier = {
     const gateway = await sharedGateway(place)
     const sink = await startSink()
     const client = clientOf(gateway.url, 64)
-    await place.broker.admin.putQueue('latency-push', {})
+    await client.putQueue('latency-push')
     const subscription = { queue: 'latency-push', url: sink.url }
     const created = await client.call('POST', '/v1/subscriptions', JSON.stringify(subscription), 'application/json')
     const { id } = JSON.parse(created) as { id: string }

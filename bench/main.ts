@@ -11,11 +11,12 @@ import { parseArgs } from 'node:util'
 import { chartOf } from './chart.ts'
 import { fanOutPart } from './fan_out.ts'
 import { figures, judge } from './figures.ts'
+import { endSharedGateway } from './gateway.ts'
 import { growthParts } from './growth.ts'
 import { heldBackPart } from './held_back.ts'
 import { httpParts } from './http.ts'
 import { keyedPart } from './keyed.ts'
-import { latencyPart } from './latency.ts'
+import { httpLatencyPart, latencyPart } from './latency.ts'
 import { limitsPart } from './limits.ts'
 import { memoryPart } from './memory.ts'
 import { parkedPart } from './parked.ts'
@@ -45,7 +46,8 @@ const out = options.out ?? (wanted ? 'part' : 'latest')
 const chosen = ({ name, apart }: { name: string; apart?: boolean }): boolean =>
   wanted ? wanted.some((word) => name.includes(word)) : apart !== true
 
-const parts: ((place: Place) => Part | Part[])[] = [
+type PartOf = (place: Place) => Part | Part[]
+const inProcess: PartOf[] = [
   limitsPart,
   versusParts,
   standingParts,
@@ -54,14 +56,12 @@ const parts: ((place: Place) => Part | Part[])[] = [
   keyedPart,
   fanOutPart,
   topicsPart,
-  httpParts,
-  latencyPart,
-  parkedPart,
   pushPart,
-  memoryPart,
+  latencyPart,
   growthParts,
-  soakPart(Number(options.minutes)),
 ]
+/** By gateways of their own, with none in this process beside them. */
+const overHttp: PartOf[] = [httpParts, httpLatencyPart, parkedPart, memoryPart, soakPart(Number(options.minutes))]
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
 const tables: Table[] = []
@@ -80,7 +80,9 @@ const startMs = performance.now()
 let failed = false
 try {
   if (findRabbit() === null) console.log('RabbitMQ is not installed (no rabbitmq-server in PATH): left out.')
-  for (const partOf of parts) for (const part of [partOf(place)].flat()) await runPart(part)
+  for (const part of inProcess.flatMap((partOf) => partOf(place))) await runPart(part)
+  await place.retireBroker()
+  for (const part of overHttp.flatMap((partOf) => partOf(place))) await runPart(part)
   finish()
 } catch (error) {
   console.error(error)
@@ -102,6 +104,7 @@ async function runPart(part: Part): Promise<void> {
     say(tableLines(table))
   }
   await part.close?.()
+  await endSharedGateway(place)
   if (measured.length + timed.length > 0) say([`(${((performance.now() - startMs) / 1000).toFixed(0)} s)`])
 }
 

@@ -16,7 +16,10 @@ export type Place = {
   /** For statements of the benchmark's own; not for what is measured. */
   sql: postgres.Sql
   meter: Meter
+  /** Until it retires. */
   broker: Broker
+  /** Its upkeep and its share of the gateways' talk end, for what is to be measured without it. */
+  retireBroker(): Promise<void>
   /** What `close` is to do first, the latest before the earlier. */
   closing: (() => Promise<unknown>)[]
   /** An empty database of its own on the same server; goes with the place, or when it is dropped. */
@@ -33,11 +36,12 @@ export async function openPlace(): Promise<Place> {
   await migrate(url)
   const broker = await startBroker(url)
   const sql = postgres(url, { max: 2, onnotice: () => {} })
+  const retireBroker = once(() => broker.stop(5000))
   const closing: Place['closing'] = [
     async () => rmSync(dir, { recursive: true, force: true }),
     () => server.stop(),
     () => sql.end({ timeout: 1 }),
-    () => broker.stop(5000),
+    retireBroker,
   ]
   const close = once(async () => {
     for (let step = closing.pop(); step; step = closing.pop())
@@ -59,7 +63,17 @@ export async function openPlace(): Promise<Place> {
     }
     return { url: own.href, drop }
   }
-  return { dir, databaseUrl: url, sql, meter: createMeter(sql, server.pid), broker, closing, database, close }
+  return {
+    dir,
+    databaseUrl: url,
+    sql,
+    meter: createMeter(sql, server.pid),
+    broker,
+    retireBroker,
+    closing,
+    database,
+    close,
+  }
 }
 
 /** One gateway's broker. */

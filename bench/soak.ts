@@ -34,12 +34,16 @@ async function measure(place: Place, minutes: number): Promise<Table> {
   const subscription = JSON.stringify({ queue: 'soak-push', url: sink.url })
   await client.call('POST', '/v1/subscriptions', subscription, 'application/json')
   let over = false
+  let sent = 0
   let done = 0
   const working = [
     steadily(
       perSecond,
       () => over,
-      () => client.send('soak', body),
+      async () => {
+        await client.send('soak', body)
+        sent++
+      },
     ),
     steadily(
       pushedPerSecond,
@@ -47,17 +51,20 @@ async function measure(place: Place, minutes: number): Promise<Table> {
       () => client.send('soak-push', body),
     ),
     ...Array.from({ length: 4 }, async () => {
-      while (!over) done += await take(client)
+      while (!over) {
+        const count = await take(client)
+        done += count
+      }
     }),
   ]
-  const samples: { minute: number; resident: number; heap: number; external: number; done: number }[] = []
+  const samples: { minute: number; resident: number; heap: number; external: number; sent: number; done: number }[] = []
   const startMs = performance.now()
   const untilMs = startMs + minutes * 60_000
   while (performance.now() < untilMs) {
     await sleep(Math.min(sampleMs, untilMs - performance.now()))
     const { rss, heapUsed, external } = await gateway.ask<Memory>('memory')
     const minute = (performance.now() - startMs) / 60_000
-    samples.push({ minute, resident: residentBytes(gateway.pid) ?? rss, heap: heapUsed, external, done })
+    samples.push({ minute, resident: residentBytes(gateway.pid) ?? rss, heap: heapUsed, external, sent, done })
   }
   over = true
   await Promise.all(working)
@@ -69,12 +76,13 @@ async function measure(place: Place, minutes: number): Promise<Table> {
   const share = median(residents.slice(-third)) / median(residents.slice(0, third))
   return {
     title: `memory over ${minutes} minutes at ${perSecond} + ${pushedPerSecond} messages/s; last third to first: ${share.toFixed(2)}`,
-    columns: ['minute', 'resident MB', 'heap MB', 'external MB', 'settled'],
-    rows: samples.map(({ minute, resident, heap, external, done }) => [
+    columns: ['minute', 'resident MB', 'heap MB', 'external MB', 'sent', 'settled'],
+    rows: samples.map(({ minute, resident, heap, external, sent, done }) => [
       minute.toFixed(1),
       resident / 2 ** 20,
       heap / 2 ** 20,
       external / 2 ** 20,
+      sent,
       done,
     ]),
     values: { [soakName]: share },
