@@ -35,7 +35,11 @@ export const postern: Contender = {
             await broker.send(first, Array(500).fill({ ...message, delayMs: dayMs }))
         if (kind === 'leased') {
           await fill(broker, first, count)
-          for (let left = count; left > 0; ) left -= (await take(first, 1000, 1000, hourMs)).messages.length
+          for (let left = count; left > 0; ) {
+            const { length } = (await take(first, 1000, 1000, hourMs)).messages
+            if (length === 0) throw new Error(`${left} messages cannot be leased`)
+            left -= length
+          }
         }
       },
       purge: () => Promise.all(names.map((name) => broker.admin.purgeQueue(name, ['ready', 'leased', 'delayed']))),
