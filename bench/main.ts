@@ -70,7 +70,13 @@ const say = (lines: readonly string[]): void => {
 }
 
 const place = await openPlace()
-const giveUp = (): void => void place.close().then(() => process.exit(1))
+let givingUp = false
+function giveUp(): void {
+  // Who asks twice wants it now: children and Postgres notice that this process has gone, and end by themselves.
+  if (givingUp) process.exit(1)
+  givingUp = true
+  void place.close().then(() => process.exit(1))
+}
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, giveUp)
 process.on('uncaughtException', (error) => {
   console.error(error)

@@ -45,7 +45,7 @@ export async function openPlace(): Promise<Place> {
   ]
   const close = once(async () => {
     for (let step = closing.pop(); step; step = closing.pop())
-      await step().catch((error: unknown) => console.error('While stopping:', error))
+      await within(closingStepMs, step()).catch((error: unknown) => console.error('While stopping:', error))
   })
   async function database(name: string) {
     await sql`create database ${sql(name)}`
@@ -73,6 +73,20 @@ export async function openPlace(): Promise<Place> {
     closing,
     database,
     close,
+  }
+}
+
+/** A step that hangs must not keep the others from being done. */
+const closingStepMs = 20_000
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  const done = new AbortController()
+  const late = sleep(ms, done.signal).then(() => Promise.reject(new Error(`not done after ${ms} ms`)))
+  try {
+    await Promise.race([work, late])
+  } finally {
+    done.abort()
+    late.catch(() => {})
   }
 }
 
@@ -129,4 +143,12 @@ export function once<T>(make: () => Promise<T>): () => Promise<T> {
   }
 }
 
-export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+/** Ends early, without an error, when the signal aborts. */
+export const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    signal?.addEventListener('abort', () => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
