@@ -7,7 +7,7 @@ import type { Broker } from '../src/broker/index.ts'
 import { defaultSubscription } from '../src/model/index.ts'
 import { createPush, newSecret } from '../src/push/index.ts'
 import { body, fill, messageOf, once, type Place, sleep, startBroker } from './place.ts'
-import type { Part, Scenario } from './rounds.ts'
+import type { Latency, Part, Scenario } from './rounds.ts'
 import { numberHeader, type Sink, sharedClockMs, startSink } from './sink.ts'
 
 /** More than any round takes from the queue. */
@@ -53,6 +53,16 @@ export function pushPart(place: Place): Part {
       tidy: async () => feed?.end(),
     }
   }
+  return {
+    title: 'requests per second at the endpoint',
+    scenarios: [bare(10), webhooks(10), bare(100), webhooks(100)],
+    latencies: latencies(place, started),
+    ratios: [10, 100].map((count): [string, string] => [webhooks(count).name, bare(count).name]),
+  }
+}
+
+function latencies(place: Place, started: () => Promise<Sink>): Latency[] {
+  const { broker } = place
   const peer = once(async () => {
     const other = await startBroker(place.databaseUrl)
     place.closing.push(() => other.stop(1000))
@@ -75,18 +85,13 @@ export function pushPart(place: Place): Part {
       })
     },
   })
-  return {
-    title: 'requests per second at the endpoint',
-    scenarios: [bare(10), webhooks(10), bare(100), webhooks(100)],
-    latencies: [
-      { name: 'push  latency, bare undici POST', measure: async () => await bareLatency(await started()) },
-      through('by its gateway, alone', started, async () => broker),
-      // The order matters: from here on there is another gateway.
-      through('by its gateway, beside another', peer, async () => broker),
-      through('by another gateway', peer, peer),
-    ],
-    ratios: [10, 100].map((count): [string, string] => [webhooks(count).name, bare(count).name]),
-  }
+  return [
+    { name: 'push  latency, bare undici POST', measure: async () => await bareLatency(await started()) },
+    through('by its gateway, alone', started, async () => broker),
+    // The order matters: from here on there is another gateway.
+    through('by its gateway, beside another', peer, async () => broker),
+    through('by another gateway', peer, peer),
+  ]
 }
 
 type Feed = { end(): Promise<void> }

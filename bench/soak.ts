@@ -25,63 +25,76 @@ export const soakPart =
     ratios: [],
   })
 
+type Sample = { minute: number; resident: number; heap: number; external: number; sent: number; done: number }
+
 async function measure(place: Place, minutes: number): Promise<Table> {
   const gateway = await startGateway(place)
   const client = clientOf(gateway.url, 64)
   const sink = await startSink()
   place.closing.push(() => sink.stop())
-  for (const name of ['soak', 'soak-push']) await client.call('PUT', `/v1/queues/${name}`)
+  for (const name of ['soak', 'soak-push']) await client.putQueue(name)
   const subscription = JSON.stringify({ queue: 'soak-push', url: sink.url })
   await client.call('POST', '/v1/subscriptions', subscription, 'application/json')
-  let over = false
-  let sent = 0
-  let done = 0
-  const working = [
-    steadily(
-      perSecond,
-      () => over,
-      async () => {
-        await client.send('soak', body)
-        sent++
-      },
-    ),
-    steadily(
-      pushedPerSecond,
-      () => over,
-      () => client.send('soak-push', body),
-    ),
-    ...Array.from({ length: 4 }, async () => {
-      while (!over) {
-        const count = await take(client)
-        done += count
-      }
-    }),
-  ]
-  const samples: { minute: number; resident: number; heap: number; external: number; sent: number; done: number }[] = []
+  const load = startLoad(client)
+  const samples: Sample[] = []
   const startMs = performance.now()
   const untilMs = startMs + minutes * 60_000
   while (performance.now() < untilMs) {
     await sleep(Math.min(sampleMs, untilMs - performance.now()))
     const { rss, heapUsed, external } = await gateway.ask<Memory>('memory')
     const minute = (performance.now() - startMs) / 60_000
-    samples.push({ minute, resident: residentBytes(gateway.pid) ?? rss, heap: heapUsed, external, sent, done })
+    samples.push({
+      minute,
+      resident: residentBytes(gateway.pid) ?? rss,
+      heap: heapUsed,
+      external,
+      ...load.counts(),
+    })
   }
-  over = true
-  await Promise.all(working)
+  await load.stop()
   await client.close()
   await gateway.stop()
-  const steady = samples.slice(Math.ceil(samples.length / 6))
-  const third = Math.max(1, Math.floor(steady.length / 3))
-  const residents = steady.map(({ resident }) => resident)
-  const share = median(residents.slice(-third)) / median(residents.slice(0, third))
+  return tableOf(minutes, samples)
+}
+
+function startLoad(client: Client): { counts(): { sent: number; done: number }; stop(): Promise<unknown> } {
+  let [over, sent, done] = [false, 0, 0]
+  const isOver = (): boolean => over
+  async function send(): Promise<void> {
+    await client.send('soak', body)
+    sent++
+  }
+  async function takeAll(): Promise<void> {
+    while (!over) {
+      const count = await take(client)
+      done += count
+    }
+  }
+  const working = [
+    steadily(perSecond, isOver, send),
+    steadily(pushedPerSecond, isOver, () => client.send('soak-push', body)),
+    ...Array.from({ length: 4 }, takeAll),
+  ]
   return {
-    title: `memory over ${minutes} minutes at ${perSecond} + ${pushedPerSecond} messages/s; last third to first: ${share.toFixed(2)}`,
+    counts: () => ({ sent, done }),
+    async stop() {
+      over = true
+      await Promise.all(working)
+    },
+  }
+}
+
+function tableOf(minutes: number, samples: readonly Sample[]): Table {
+  const steady = samples.slice(Math.ceil(samples.length / 6)).map(({ resident }) => resident)
+  const third = Math.max(1, Math.floor(steady.length / 3))
+  const share = median(steady.slice(-third)) / median(steady.slice(0, third))
+  const load = `${perSecond} + ${pushedPerSecond} messages/s`
+  return {
+    title: `memory over ${minutes} minutes at ${load}; last third to first: ${share.toFixed(2)}`,
     columns: ['minute', 'resident MB', 'heap MB', 'external MB', 'sent', 'settled'],
     rows: samples.map(({ minute, resident, heap, external, sent, done }) => [
       minute.toFixed(1),
-      resident / 2 ** 20,
-      heap / 2 ** 20,
-      external / 2 ** 20,
+      ...[resident, heap, external].map((bytes) => bytes / 2 ** 20),
       sent,
       done,
     ]),

@@ -4,7 +4,7 @@
  * does not need here; maintenance is on, as it is by default. `priority: false` spares it the sort by a priority that nobody uses.
  */
 import PgBoss from 'pg-boss'
-import { body } from '../place.ts'
+import { body, sleep } from '../place.ts'
 import { type Contender, inPieces, lineName } from './contender.ts'
 import { turns } from './postern.ts'
 
@@ -24,39 +24,21 @@ export const pgBoss: Contender = {
     for (const name of names) await boss.createQueue(name, { name, expireInHours: 6 })
     const [first = ''] = names
     const nameOf = turns(names)
-
-    async function sendTo(name: string, count: number, more: { startAfter?: number } = {}): Promise<number> {
-      if (count === 1) await boss.send(name, data, more)
-      else
-        await boss.insert(
-          Array.from({ length: count }, () => ({ name, data, ...(more.startAfter ? { startAfter: tomorrow() } : {}) })),
-        )
-      return count
-    }
-    const fetch = (name: string, batchSize: number) => boss.fetch(name, { batchSize, priority: false })
-    /** Another caller may have taken what this one sent, but has then left as much. */
-    async function take(name: string, count: number): Promise<string[]> {
-      for (let tries = 0; tries < 1000; tries++) {
-        const jobs = await fetch(name, count)
-        if (jobs && jobs.length > 0) return jobs.map(({ id }) => id)
-        await new Promise((resolve) => setTimeout(resolve, emptyPauseMs))
-      }
-      return []
-    }
     return {
       databaseUrl: database.url,
-      send: (count) => sendTo(nameOf(), count),
+      send: (count) => send(boss, nameOf(), count),
       async cycle(count) {
         const name = nameOf()
-        await sendTo(name, count)
-        const ids = await take(name, count)
+        await send(boss, name, count)
+        const ids = await take(boss, name, count)
         if (ids.length > 0) await boss.complete(name, ids)
         return ids.length
       },
       async stand(kind, count) {
-        const more = kind === 'delayed' ? { startAfter: daySeconds } : {}
-        await inPieces(count, 5000, 4, (piece) => sendTo(first, piece, more))
-        if (kind === 'leased') for (let left = count; left > 0; ) left -= (await fetch(first, 10_000))?.length ?? left
+        await inPieces(count, 5000, 4, (piece) =>
+          send(boss, first, piece, kind === 'delayed' ? { startAfter: tomorrow() } : {}),
+        )
+        if (kind === 'leased') for (let left = count; left > 0; ) left -= (await take(boss, first, 10_000)).length
       },
       purge: () => Promise.all(names.map((name) => boss.purgeQueue(name))),
       async close() {
@@ -65,6 +47,22 @@ export const pgBoss: Contender = {
       },
     }
   },
+}
+
+async function send(boss: PgBoss, name: string, count: number, more: { startAfter?: string } = {}): Promise<number> {
+  if (count === 1) await boss.send(name, data, more)
+  else await boss.insert(Array.from({ length: count }, () => ({ name, data, ...more })))
+  return count
+}
+
+/** Another caller may have taken what this one sent, but has then left as much. */
+async function take(boss: PgBoss, name: string, count: number): Promise<string[]> {
+  for (let tries = 0; tries < 1000; tries++) {
+    const jobs = await boss.fetch(name, { batchSize: count, priority: false })
+    if (jobs && jobs.length > 0) return jobs.map(({ id }) => id)
+    await sleep(emptyPauseMs)
+  }
+  throw new Error(`pg-boss: ${name} stays empty`)
 }
 
 const tomorrow = (): string => new Date(Date.now() + daySeconds * 1000).toISOString()

@@ -32,24 +32,7 @@ export async function startRabbit(place: Place, file: string): Promise<RabbitSer
     // Ctrl-C must reach the benchmark alone, which stops the server in its turn.
     detached: true,
     cwd: dir,
-    env: {
-      PATH: process.env.PATH,
-      HOME: dir,
-      ERL_EPMD_PORT: String(mapper),
-      ERL_EPMD_ADDRESS: '127.0.0.1',
-      RABBITMQ_NODENAME: `postern-bench-${process.pid}@localhost`,
-      RABBITMQ_NODE_IP_ADDRESS: '127.0.0.1',
-      RABBITMQ_NODE_PORT: String(port),
-      RABBITMQ_DIST_PORT: String(distribution),
-      RABBITMQ_MNESIA_BASE: path.join(dir, 'mnesia'),
-      RABBITMQ_LOG_BASE: path.join(dir, 'log'),
-      RABBITMQ_ENABLED_PLUGINS_FILE: path.join(dir, 'enabled_plugins'),
-      RABBITMQ_CONF_ENV_FILE: path.join(dir, 'no-conf-env'),
-      RABBITMQ_CONFIG_FILE: path.join(dir, 'no-conf'),
-      RABBITMQ_PID_FILE: pidFile,
-      // The server itself, and not a shell that waits for it: it is the one to be stopped.
-      RUNNING_UNDER_SYSTEMD: 'true',
-    },
+    env: environment(dir, { port, distribution, mapper }),
   })
   let gone = false
   const exited = new Promise<void>((resolve) =>
@@ -70,6 +53,27 @@ export async function startRabbit(place: Place, file: string): Promise<RabbitSer
   }
   return { url: `amqp://guest:guest@127.0.0.1:${port}`, pid: Number(readFileSync(pidFile, 'utf8')) }
 }
+
+type Ports = { port: number; distribution: number; mapper: number }
+
+const environment = (dir: string, { port, distribution, mapper }: Ports): NodeJS.ProcessEnv => ({
+  PATH: process.env.PATH,
+  HOME: dir,
+  ERL_EPMD_PORT: String(mapper),
+  ERL_EPMD_ADDRESS: '127.0.0.1',
+  RABBITMQ_NODENAME: `postern-bench-${process.pid}@localhost`,
+  RABBITMQ_NODE_IP_ADDRESS: '127.0.0.1',
+  RABBITMQ_NODE_PORT: String(port),
+  RABBITMQ_DIST_PORT: String(distribution),
+  RABBITMQ_MNESIA_BASE: path.join(dir, 'mnesia'),
+  RABBITMQ_LOG_BASE: path.join(dir, 'log'),
+  RABBITMQ_ENABLED_PLUGINS_FILE: path.join(dir, 'enabled_plugins'),
+  RABBITMQ_CONF_ENV_FILE: path.join(dir, 'no-conf-env'),
+  RABBITMQ_CONFIG_FILE: path.join(dir, 'no-conf'),
+  RABBITMQ_PID_FILE: path.join(dir, 'pid'),
+  // The server itself, and not a shell that waits for it: it is the one to be stopped.
+  RUNNING_UNDER_SYSTEMD: 'true',
+})
 
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
