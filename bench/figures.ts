@@ -11,23 +11,30 @@ import { versusName, versusWorks } from './versus.ts'
 
 /** `by`: the value is divided by that one's. `most`: it may not be more; else not less. */
 export type Figure = { name: string; value: string; by?: string; wanted: number; most?: boolean }
-export type Verdict = { name: string; wanted: number; reached: number; most: boolean; holds: boolean }
+/** `byCpu`: the same ratio by the CPU that a message costs, which other load on the machine distorts less; null: not a ratio of rates. */
+export type Verdict = {
+  name: string
+  wanted: number
+  reached: number
+  most: boolean
+  holds: boolean
+  byCpu: number | null
+}
 
-const { cycle100, send1, cycle1 } = versusWorks
+const { cycle100, cycle100Wide, send1, cycle1 } = versusWorks
 
 export const figures: readonly Figure[] = [
-  {
-    name: '1  cycle at batch 100, over pg-boss',
-    value: versusName(cycle100, postern),
-    by: versusName(cycle100, pgBoss),
-    wanted: 4,
-  },
-  {
-    name: '1  cycle at batch 100, over graphile-worker',
-    value: versusName(cycle100, postern),
-    by: versusName(cycle100, graphile),
-    wanted: 2.5,
-  },
+  ...[cycle100, cycle100Wide].flatMap((work) =>
+    [
+      { rival: pgBoss, wanted: 4 },
+      { rival: graphile, wanted: 2.5 },
+    ].map(({ rival, wanted }) => ({
+      name: `1  cycle at batch 100, ${work.callers} callers, over ${rival.name}`,
+      value: versusName(work, postern),
+      by: versusName(work, rival),
+      wanted,
+    })),
+  ),
   {
     name: '2  256 callers, single sends, over pg-boss',
     value: versusName(send1, postern),
@@ -76,6 +83,8 @@ export function judge(questions: readonly Figure[], values: ReadonlyMap<string, 
     const below = by === undefined ? 1 : values.get(by)
     if (above === undefined || below === undefined || below === 0) return []
     const reached = above / below
-    return [{ name, wanted, reached, most, holds: most ? reached <= wanted : reached >= wanted }]
+    const [costs, othersCost] = [values.get(`${value} cpu`), values.get(`${by} cpu`)]
+    const byCpu = costs && othersCost ? othersCost / costs : null
+    return [{ name, wanted, reached, most, holds: most ? reached <= wanted : reached >= wanted, byCpu }]
   })
 }

@@ -4,7 +4,7 @@
  * `--seconds 2 --rounds 3` by default; `--only push,latency` runs what has one of these in its name; `--out NAME` names the files; `--minutes 15` is
  * how long `--only soak` takes.
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
@@ -89,7 +89,7 @@ try {
   for (const part of inProcess.flatMap((partOf) => partOf(place))) await runPart(part)
   await place.retireBroker()
   for (const part of overHttp.flatMap((partOf) => partOf(place))) await runPart(part)
-  finish()
+  await finish()
 } catch (error) {
   console.error(error)
   failed = true
@@ -114,11 +114,24 @@ async function runPart(part: Part): Promise<void> {
   if (measured.length + timed.length > 0) say([`(${((performance.now() - startMs) / 1000).toFixed(0)} s)`])
 }
 
-function finish(): void {
+/** Of the packages that take part, as they are installed. */
+function versionOf(name: string): string {
+  const file = new URL(`../node_modules/${name}/package.json`, import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}
+
+async function finish(): Promise<void> {
   const verdicts = judge(figures, valuesOf(rows, latencies, tables))
   say(verdictLines(verdicts))
   const minutes = (performance.now() - startMs) / 60_000
-  const machine = { node: process.version, processors: cpus().length, processor: cpus()[0]?.model ?? '' }
+  const [server] = await place.sql<{ server_version: string }[]>`show server_version`
+  const machine = {
+    node: process.version,
+    postgres: server?.server_version,
+    rivals: Object.fromEntries(['pg-boss', 'graphile-worker', 'amqplib'].map((name) => [name, versionOf(name)])),
+    processors: cpus().length,
+    processor: cpus()[0]?.model ?? '',
+  }
   const folder = new URL('results/', import.meta.url).pathname
   mkdirSync(folder, { recursive: true })
   const results = { ...machine, minutes: Number(minutes.toFixed(1)), verdicts, rows, latencies, tables }

@@ -4,13 +4,15 @@ import type { Cell, LatencyRow, Part, Row, Table } from './rounds.ts'
 
 const nameWidth = 72
 
-/** Every value that a ratio or a figure can ask for, by its name; of latencies `name p50`, `name p99` and `name p999` too. */
+/** Every value that a ratio or a figure can ask for, by its name; of rates `name cpu` too, of latencies `name p50`, `name p99`, `name p999`. */
 export function valuesOf(
   rows: readonly Row[],
   latencies: readonly LatencyRow[],
   tables: readonly Table[],
 ): Map<string, number> {
   const values = new Map(rows.map(({ name, perSecond }) => [name, perSecond]))
+  for (const { name, ownS, servingS, databaseS } of rows)
+    if (databaseS !== null) values.set(`${name} cpu`, ownS + (servingS ?? 0) + databaseS)
   for (const { name, p50, p99, p999 } of latencies) {
     for (const [key, value] of Object.entries({ p50, p99, p999 })) values.set(`${name} ${key}`, value)
     values.set(name, p50)
@@ -26,7 +28,9 @@ export function partLines(part: Part, rows: readonly Row[], latencies: readonly 
   const values = valuesOf(rows, latencies, [])
   for (const [one, other] of part.ratios) {
     const [above, below] = [values.get(one), values.get(other)]
-    if (above && below) lines.push(`${(above / below).toFixed(2)}  ${one}  /  ${other}`)
+    const [costs, othersCost] = [values.get(`${one} cpu`), values.get(`${other} cpu`)]
+    const byCpu = costs && othersCost ? `  by CPU ${(othersCost / costs).toFixed(2)}` : ''
+    if (above && below) lines.push(`${(above / below).toFixed(2)}  ${one}  /  ${other}${byCpu}`)
   }
   return lines
 }
@@ -72,12 +76,13 @@ export function verdictLines(verdicts: readonly Verdict[]): string[] {
   const shown = ({ wanted, most }: Verdict): string => `${most ? '<=' : '>='} ${wanted}`
   return [
     '',
-    `${'figures of DESIGN, section 6'.padEnd(nameWidth)}    wanted   reached`,
+    `${'figures of DESIGN, section 6'.padEnd(nameWidth)}    wanted   reached    by CPU`,
     ...verdicts.map(
       (verdict) =>
         verdict.name.padEnd(nameWidth) +
         shown(verdict).padStart(10) +
         rounded(verdict.reached).padStart(10) +
+        (verdict.byCpu === null ? '-' : rounded(verdict.byCpu)).padStart(10) +
         (verdict.holds ? '' : '   MISSED'),
     ),
   ]

@@ -7,6 +7,7 @@ type Work = { name: string; kind: 'send' | 'cycle'; count: number; callers: numb
 
 export const versusWorks = {
   cycle100: { name: 'cycle 100', kind: 'cycle', count: 100, callers: 4 },
+  cycle100Wide: { name: 'cycle 100', kind: 'cycle', count: 100, callers: 16 },
   send100: { name: 'send 100', kind: 'send', count: 100, callers: 4 },
   send1: { name: 'send 1', kind: 'send', count: 1, callers: 256 },
   cycle1: { name: 'cycle 1', kind: 'cycle', count: 1, callers: 256 },
@@ -17,10 +18,12 @@ export const versusName = ({ name, callers }: Work, contender: Contender): strin
 
 /** A part for each work, so that nobody's connections and upkeep are there while another work is measured. */
 export function versusParts(place: Place): Part[] {
-  const { cycle100, send1, cycle1 } = versusWorks
+  const { cycle100, cycle100Wide, send1, cycle1 } = versusWorks
   const ratios: [string, string][] = [
     [versusName(cycle100, postern), versusName(cycle100, pgBoss)],
     [versusName(cycle100, postern), versusName(cycle100, graphile)],
+    [versusName(cycle100Wide, postern), versusName(cycle100Wide, pgBoss)],
+    [versusName(cycle100Wide, postern), versusName(cycle100Wide, graphile)],
     [versusName(send1, postern), versusName(send1, pgBoss)],
     [versusName(cycle1, postern), versusName(cycle1, pgBoss)],
   ]

@@ -122,12 +122,19 @@ describe('the judgement', () => {
     expect(judge(questions, valuesWith(399, 25.1)).map(({ holds }) => holds)).toEqual([false, false])
   })
 
+  test('by CPU is the other way round: who costs half is twice as good', () => {
+    const dear = { ...row('theirs', 100), ownS: 0.02, servingS: 0.02 }
+    expect(judge(questions, valuesOf([row('ours', 400), dear], [], []))[0]?.byCpu).toBeCloseTo(2)
+    const elsewhere = { ...dear, databaseS: null }
+    expect(judge(questions, valuesOf([row('ours', 400), elsewhere], [], []))[0]?.byCpu).toBeNull()
+  })
+
   test('is silent about what was not measured, and loud about what was missed', () => {
     const verdicts = judge(questions, valuesWith(100, 3))
     expect(verdicts.map(({ name }) => name)).toEqual(['faster', 'soon'])
     const lines = verdictLines(verdicts).filter((line) => line.includes('MISSED'))
     expect(lines).toHaveLength(1)
-    expect(lines[0]).toMatch(/^faster.*>= 4 +1 +MISSED$/)
+    expect(lines[0]).toMatch(/^faster.*>= 4 +1 +1 +MISSED$/)
     expect(verdictLines([])).toEqual([])
   })
 
@@ -142,7 +149,7 @@ describe('what is shown', () => {
     const part = { title: 'per second', scenarios: [], latencies: [], ratios: [['ours', 'theirs'] as [string, string]] }
     const lines = partLines(part, [row('ours', 300), row('theirs', 100)], [])
     expect(lines.find((line) => line.startsWith('ours '))).toMatch(/300 +299 +301 +10\.0 +- +20\.0 +600 +10\.0$/)
-    expect(lines.at(-1)).toBe('3.00  ours  /  theirs')
+    expect(lines.at(-1)).toBe('3.00  ours  /  theirs  by CPU 1.00')
   })
 
   test('a table is aligned, and says what is not known', () => {
