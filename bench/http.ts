@@ -1,104 +1,136 @@
-/** Sends and cycles over HTTP, beside a Hono server that stores nothing. */
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { getRequestListener } from '@hono/node-server'
-import { Hono } from 'hono'
-import { Agent, request } from 'undici'
-import { createHttp, listen } from '../src/http/index.ts'
-import { body, once, type Place, telemetry } from './place.ts'
+/** Durable sends over HTTP beside a Hono server that stores nothing, both in a process of their own; one, two and four gateways on one Postgres. */
+import { type Child, startChild } from './child.ts'
+import { type Client, clientOf, sharedGateway, startGateway } from './gateway.ts'
+import { postRate } from './load.ts'
+import { body, once, type Place } from './place.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
 
-const batch = JSON.stringify({ messages: Array.from({ length: 100 }, () => ({ body: body.toString() })) })
+const connections = 64
+const mostGateways = 4
 
-type Urls = { gateway: string; bare: string }
+export const httpNames = {
+  bare: `http  POST x ${connections} connections, bare Hono that stores nothing`,
+  send: `http  POST x ${connections} connections, Postern, durable send`,
+  sendWithReceiver: `http  POST x ${connections} connections, Postern, durable send to receivers that wait`,
+}
+export const gatewaysName = (work: 'send' | 'cycle', count: number): string =>
+  `gateways  ${work} 1 x 256, ${count} of them`
 
-export function httpPart(place: Place): Part {
-  const { broker } = place
-  const dispatcher = new Agent({ connections: 256, pipelining: 1 })
-  const started = once(() => start(place))
+export const httpParts = (place: Place): Part[] => [sendPart(place), gatewaysPart(place)]
 
-  async function post(target: string, content: string | Buffer, type: string): Promise<string> {
-    const answer = await request(target, {
-      dispatcher,
-      method: 'POST',
-      body: content,
-      headers: { 'content-type': type },
-    })
-    const text = await answer.body.text()
-    if (answer.statusCode >= 300) throw new Error(`${answer.statusCode} ${text}`)
-    return text
-  }
-  async function receive({ gateway }: Urls, max: number): Promise<{ receipt: string }[]> {
-    const answer = await post(`${gateway}/v1/queues/http-cycle/receive?max=${max}&wait=1s`, '', 'text/plain')
-    return JSON.parse(answer).messages
-  }
-  async function cycle(urls: Urls): Promise<number> {
-    await post(`${urls.gateway}/v1/queues/http-cycle/messages`, body, 'text/plain')
-    const got = await receive(urls, 1)
-    for (const { receipt } of got) {
-      const answer = await request(`${urls.gateway}/v1/leases/${receipt}`, { dispatcher, method: 'DELETE' })
-      await answer.body.dump()
-    }
-    return got.length
-  }
-  async function cycleHundred(urls: Urls): Promise<number> {
-    await post(`${urls.gateway}/v1/queues/http-cycle/messages/batch`, batch, 'application/json')
-    const got = await receive(urls, 100)
-    const receipts = JSON.stringify({ ack: got.map(({ receipt }) => receipt) })
-    await post(`${urls.gateway}/v1/queues/http-cycle/settle`, receipts, 'application/json')
-    return got.length
-  }
-  async function one(target: string): Promise<number> {
-    await post(target, body, 'text/plain')
-    return 1
-  }
-  const cell = (name: string, callers: number, call: (urls: Urls) => Promise<number>): Scenario => ({
-    name: `http  ${name} x ${callers} callers`,
-    prepare: started,
-    async run(roundMs) {
-      const urls = await started()
-      return await calling({ callers, call: () => call(urls) }, roundMs)
-    },
-    tidy: () => broker.admin.purgeQueue('http-send', ['ready']),
+function sendPart(place: Place): Part {
+  let serving: number[] = []
+  let admin: Client | undefined
+  const bare = once(async () => {
+    const child = await startChild('./bare_process.ts')
+    place.closing.push(() => child.stop())
+    return child
   })
-  const bare = cell('bare Hono POST    1', 64, ({ bare }) => one(bare))
-  const send = cell('send              1', 64, ({ gateway }) => one(`${gateway}/v1/queues/http-send/messages`))
+  const gateway = once(async () => {
+    const started = await sharedGateway(place)
+    admin = clientOf(started.url, 1)
+    for (const queue of ['http-send', 'http-taken']) await admin.putQueue(queue)
+    return started
+  })
+  const cell = (name: string, server: () => Promise<Child>, path: string): Scenario => ({
+    name,
+    prepare: async () => {
+      serving = [(await server()).pid]
+    },
+    run: async (roundMs) => await postRate(`${(await server()).url}${path}`, connections, roundMs),
+    tidy: async () => (path === '' ? undefined : await admin?.purge('http-send')),
+    serving: () => serving,
+  })
   return {
-    title: 'messages per second',
-    scenarios: [bare, send, cell('cycle             1', 64, cycle), cell('cycle           100', 4, cycleHundred)],
+    title: 'requests per second',
+    scenarios: [
+      cell(httpNames.bare, bare, ''),
+      cell(httpNames.send, gateway, '/v1/queues/http-send/messages'),
+      withReceivers(gateway),
+    ],
     latencies: [],
-    ratios: [[send.name, bare.name]],
+    ratios: [[httpNames.send, httpNames.bare]],
   }
 }
 
-async function start({ broker, closing }: Place): Promise<Urls> {
-  for (const queue of ['http-send', 'http-cycle']) await broker.admin.putQueue(queue, {})
-  const http = createHttp({
-    broker,
-    rootKey: null,
-    open: true,
-    host: '127.0.0.1',
-    maxBodyBytes: 1 << 20,
-    maxWaitMs: 55_000,
-    maxBodiesInFlightBytes: 256 * 1024 * 1024,
-    rateLimit: null,
-    maxAnswersInFlightBytes: 256 * 1024 * 1024,
-    rateLimitPerKey: null,
-    rateLimitRefused: null,
-    version: 'bench',
-    observe: telemetry.observe,
-    log: () => {},
+/** Eight clients take what is sent, a hundred at a time, by `settle?receive=`. */
+function withReceivers(gateway: () => Promise<Child>): Scenario {
+  let pid = 0
+  return {
+    name: httpNames.sendWithReceiver,
+    prepare: async () => {
+      pid = (await gateway()).pid
+    },
+    async run(roundMs) {
+      const { url } = await gateway()
+      const client = clientOf(url, 8)
+      let over = false
+      const taking = Array.from({ length: 8 }, async () => {
+        for (let receipts: string[] = []; !over || receipts.length > 0; ) {
+          const ack = JSON.stringify({ ack: receipts })
+          const answer = await client.call(
+            'POST',
+            `/v1/queues/http-taken/settle?receive=100&wait=1s`,
+            ack,
+            'application/json',
+          )
+          receipts = (JSON.parse(answer).messages as { receipt: string }[]).map(({ receipt }) => receipt)
+        }
+      })
+      const rate = await postRate(`${url}/v1/queues/http-taken/messages`, connections, roundMs)
+      over = true
+      await Promise.all(taking)
+      await client.close()
+      return rate
+    },
+    serving: () => [pid],
+  }
+}
+
+/** The same 256 callers, spread over so many gateways; those that are not asked are idle. */
+function gatewaysPart(place: Place): Part {
+  let children: Child[] = []
+  let clients: Client[] = []
+  const queue = 'gateways'
+  const started = once(async () => {
+    while (children.length < mostGateways) children = [...children, await startGateway(place)]
+    clients = children.map(({ url }) => clientOf(url, 256))
+    await clients[0]?.putQueue(queue)
   })
-  const gateway = await listen(http, { host: '127.0.0.1', port: 0, log: () => {} })
-  const bare = new Hono().post('/', async (context) =>
-    context.json({ bytes: (await context.req.arrayBuffer()).byteLength }, 201),
-  )
-  const bareServer = createServer(getRequestListener(bare.fetch)).listen(0, '127.0.0.1')
-  await new Promise((resolve) => bareServer.once('listening', resolve))
-  closing.push(async () => {
-    bareServer.close()
-    bareServer.closeAllConnections()
-    await gateway.close()
+  async function cycle(client: Client): Promise<number> {
+    await client.send(queue, body)
+    const received = await client.receive(queue, 1, 1)
+    await client.settle(queue, received)
+    return received.length
+  }
+  async function send(client: Client): Promise<number> {
+    await client.send(queue, body)
+    return 1
+  }
+  const cell = (work: 'send' | 'cycle', count: number): Scenario => ({
+    name: gatewaysName(work, count),
+    async prepare() {
+      await started()
+      await clients[0]?.purge(queue)
+    },
+    async run(roundMs) {
+      const call = async (caller: number): Promise<number> => {
+        const client = clients[caller % count]
+        return client ? await (work === 'send' ? send(client) : cycle(client)) : 0
+      }
+      return await calling({ callers: 256, call }, roundMs)
+    },
+    serving: () => children.map(({ pid }) => pid),
   })
-  return { gateway: gateway.url, bare: `http://127.0.0.1:${(bareServer.address() as AddressInfo).port}/` }
+  const counts = [1, 2, mostGateways]
+  return {
+    title: 'messages per second over HTTP',
+    scenarios: [...counts.map((count) => cell('send', count)), ...counts.map((count) => cell('cycle', count))],
+    latencies: [],
+    ratios: [2, mostGateways].flatMap((count): [string, string][] => [
+      [gatewaysName('send', count), gatewaysName('send', 1)],
+      [gatewaysName('cycle', count), gatewaysName('cycle', 1)],
+    ]),
+    close: () => Promise.all(children.map((child) => child.stop())),
+  }
 }

@@ -7,16 +7,22 @@ import type { Broker } from '../src/broker/index.ts'
 import { defaultSubscription } from '../src/model/index.ts'
 import { createPush, newSecret } from '../src/push/index.ts'
 import { body, fill, messageOf, once, type Place, sleep, startBroker } from './place.ts'
-import type { Part, Scenario } from './rounds.ts'
+import type { Latency, Part, Scenario } from './rounds.ts'
 import { numberHeader, type Sink, sharedClockMs, startSink } from './sink.ts'
 
 /** More than any round takes from the queue. */
 const backlogPerSecond = 12_000
 const backlogAheadS = 2
+const warmUpMs = 300
 const latencyCount = 1_000
 const latencyEveryMs = 5
 /** The first ones dial. */
 const warmUpCount = 50
+
+export const pushNames = (concurrency: number) => ({
+  bare: `push  POSTs to a sink, ${concurrency} at once, bare undici`,
+  webhooks: `push  POSTs to a sink, ${concurrency} at once, Postern`,
+})
 
 export function pushPart(place: Place): Part {
   const { broker } = place
@@ -31,15 +37,32 @@ export function pushPart(place: Place): Part {
     return sink
   })
   const bare = (concurrency: number): Scenario => ({
-    name: `push  bare undici POST, ${concurrency} at once`,
+    name: pushNames(concurrency).bare,
     prepare: started,
     run: async (roundMs) => await bareRate(await started(), concurrency, roundMs),
   })
-  const webhooks = (concurrency: number): Scenario => ({
-    name: `push  webhooks, ${concurrency} at once`,
-    prepare: started,
-    run: async (roundMs) => await webhookRate(broker, await started(), concurrency, roundMs),
-  })
+  const webhooks = (concurrency: number): Scenario => {
+    let feed: Feed | undefined
+    return {
+      name: pushNames(concurrency).webhooks,
+      async prepare(roundMs) {
+        const backlog = backlogPerSecond * (roundMs / 1000 + backlogAheadS)
+        feed = await startFeed(broker, await started(), concurrency, backlog)
+      },
+      run: async (roundMs) => await (await started()).rate(roundMs),
+      tidy: async () => feed?.end(),
+    }
+  }
+  return {
+    title: 'requests per second at the endpoint',
+    scenarios: [bare(10), webhooks(10), bare(100), webhooks(100)],
+    latencies: latencies(place, started),
+    ratios: [10, 100].map((count): [string, string] => [webhooks(count).name, bare(count).name]),
+  }
+}
+
+function latencies(place: Place, started: () => Promise<Sink>): Latency[] {
+  const { broker } = place
   const peer = once(async () => {
     const other = await startBroker(place.databaseUrl)
     place.closing.push(() => other.stop(1000))
@@ -62,35 +85,36 @@ export function pushPart(place: Place): Part {
       })
     },
   })
-  return {
-    title: 'requests per second at the endpoint',
-    scenarios: [bare(10), webhooks(10), bare(100), webhooks(100)],
-    latencies: [
-      { name: 'push  latency, bare undici POST', measure: async () => await bareLatency(await started()) },
-      through('by its gateway, alone', started, async () => broker),
-      // The order matters: from here on there is another gateway.
-      through('by its gateway, beside another', peer, async () => broker),
-      through('by another gateway', peer, peer),
-    ],
-    ratios: [10, 100].map((count): [string, string] => [webhooks(count).name, bare(count).name]),
-  }
+  return [
+    { name: 'push  latency, bare undici POST', measure: async () => await bareLatency(await started()) },
+    through('by its gateway, alone', started, async () => broker),
+    // The order matters: from here on there is another gateway.
+    through('by its gateway, beside another', peer, async () => broker),
+    through('by another gateway', peer, peer),
+  ]
 }
 
-async function webhookRate(broker: Broker, sink: Sink, concurrency: number, roundMs: number): Promise<number> {
+type Feed = { end(): Promise<void> }
+
+/** A full queue with a subscription that is under way. */
+async function startFeed(broker: Broker, sink: Sink, concurrency: number, backlog: number): Promise<Feed> {
   const { admin } = broker
   const queue = 'push'
   await admin.putQueue(queue, {})
-  await fill(broker, queue, backlogPerSecond * (roundMs / 1000 + backlogAheadS))
+  await fill(broker, queue, backlog)
   const settings = { ...defaultSubscription, url: sink.url, concurrency }
   const { id } = await admin.createSubscription({ queue }, settings, newSecret())
-  const rate = await sink.rate(roundMs)
-  await admin.disableSubscription(id)
-  const { ready } = (await admin.getQueue(queue)).counts
-  if (ready === 0) throw new Error('The queue ran empty in the middle of a round.')
-  while ((await admin.getQueue(queue)).counts.leased > 0) await sleep(20)
-  await admin.deleteSubscription(id)
-  await admin.deleteQueue(queue, true)
-  return rate
+  await sink.rate(warmUpMs)
+  return {
+    async end() {
+      await admin.disableSubscription(id)
+      const { ready } = (await admin.getQueue(queue)).counts
+      if (ready === 0) throw new Error('The queue ran empty in the middle of a round.')
+      while ((await admin.getQueue(queue)).counts.leased > 0) await sleep(20)
+      await admin.deleteSubscription(id)
+      await admin.deleteQueue(queue, true)
+    },
+  }
 }
 
 async function bareRate(sink: Sink, concurrency: number, roundMs: number): Promise<number> {

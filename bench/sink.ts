@@ -15,6 +15,8 @@ export type Sink = {
   rate(ms: number): Promise<number>
   /** By number, when each came by the shared clock. Waits until there are `count`; throws when they do not come. */
   arrivals(count: number): Promise<Map<number, number>>
+  /** By number, when each came; those since it was last asked. */
+  newArrivals(): Promise<[number, number][]>
   stop(): Promise<void>
 }
 
@@ -65,6 +67,7 @@ export async function startSink(): Promise<Sink> {
         await sleep(20)
       }
     },
+    newArrivals: async () => (await ask('arrivals')).arrivals,
     async stop() {
       const gone = new Promise((resolve) => child.once('exit', resolve))
       child.disconnect()
