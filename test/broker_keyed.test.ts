@@ -264,7 +264,7 @@ test('messages that are edited while they wait are not overtaken by the next of 
     }
   })
   while (seen.length < count) {
-    const got = await take(a, q)
+    const got = await take(a, q, 3)
     seen.push(...bodies(got))
     await ack(b, ...got)
   }

@@ -17,7 +17,8 @@ const roomMiB = 150
 const bodyBytes = 64 * 1024
 /** 50 MiB/s. */
 const sendsEachSecond = (50 * MiB) / bodyBytes
-const floodMs = 8_000
+const sendsInAll = sendsEachSecond * 8
+const mostMs = 60_000
 const mostSockets = 1_500
 
 const dir = mkdtempSync(path.join(tmpdir(), 'postern-overload-'))
@@ -92,8 +93,10 @@ async function flood(): Promise<{ answers: Map<string, Answer>; peakMiB: number 
   const beganMs = performance.now()
   let underWay = 0
   let peakMiB = 0
-  for (let passedMs = 0; passedMs < floodMs; passedMs = performance.now() - beganMs) {
-    while (sends.length < (passedMs / 1000) * sendsEachSecond && underWay < mostSockets) {
+  // A machine that cannot send so fast sends as much all the same.
+  for (let passedMs = 0; sends.length < sendsInAll && passedMs < mostMs; passedMs = performance.now() - beganMs) {
+    const wanted = Math.min(sendsInAll, (passedMs / 1000) * sendsEachSecond)
+    while (sends.length < wanted && underWay < mostSockets) {
       const mark = `flood-${sends.length}`
       underWay++
       sends.push(
@@ -128,7 +131,7 @@ test.runIf(process.platform === 'linux')(
     const statuses = [...answers.values()].map(({ status }) => status)
     expect(new Set(statuses)).toEqual(new Set([503]))
     for (const { retryAfter } of answers.values()) expect(Number(retryAfter)).toBeGreaterThan(0)
-    expect(answers.size).toBeGreaterThan(sendsEachSecond * 4)
+    expect(answers.size).toBe(sendsInAll)
     expect(peakMiB - restMiB).toBeLessThan(roomMiB)
     const other = await http(gateway, 'GET', '/v1/queues/q')
     expect([other.status, (await http(gateway, 'GET', '/healthz')).status]).toEqual([503, 200])
