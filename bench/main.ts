@@ -81,6 +81,8 @@ function giveUp(): void {
 }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, giveUp)
 process.on('uncaughtException', (error) => {
+  // What was under way fails while it is being stopped.
+  if (givingUp) return
   console.error(error)
   giveUp()
 })
@@ -93,7 +95,7 @@ try {
   for (const part of overHttp.flatMap((partOf) => partOf(place))) await runPart(part)
   await finish()
 } catch (error) {
-  console.error(error)
+  if (!givingUp) console.error(error)
   failed = true
 }
 await place.close()
