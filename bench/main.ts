@@ -65,7 +65,9 @@ const overHttp: PartOf[] = [httpParts, httpLatencyPart, parkedPart, memoryPart, 
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
 const tables: Table[] = []
+const said: string[] = []
 const say = (lines: readonly string[]): void => {
+  said.push(...lines)
   if (lines.length > 0) console.log(lines.join('\n'))
 }
 
@@ -79,6 +81,8 @@ function giveUp(): void {
 }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, giveUp)
 process.on('uncaughtException', (error) => {
+  // What was under way fails while it is being stopped.
+  if (givingUp) return
   console.error(error)
   giveUp()
 })
@@ -91,7 +95,7 @@ try {
   for (const part of overHttp.flatMap((partOf) => partOf(place))) await runPart(part)
   await finish()
 } catch (error) {
-  console.error(error)
+  if (!givingUp) console.error(error)
   failed = true
 }
 await place.close()
@@ -137,5 +141,6 @@ async function finish(): Promise<void> {
   const results = { ...machine, minutes: Number(minutes.toFixed(1)), verdicts, rows, latencies, tables }
   writeFileSync(path.join(folder, `${out}.json`), `${JSON.stringify(results, null, 2)}\n`)
   writeFileSync(path.join(folder, `${out}.svg`), chartOf({ verdicts, rows, latencies }))
-  console.log(`\n${minutes.toFixed(1)} minutes; bench/results/${out}.json and .svg`)
+  writeFileSync(path.join(folder, `${out}.txt`), `${said.join('\n')}\n`)
+  console.log(`\n${minutes.toFixed(1)} minutes; bench/results/${out}.txt, .json and .svg`)
 }

@@ -34,7 +34,10 @@ export function topicsPart({ broker }: Place): Part {
   ]
   return {
     title: 'copies per second',
-    scenarios: [...fans.flatMap(({ scenarios }) => scenarios), one, allExact, allWildcard, oneFilter, allFilters],
+    scenarios: [
+      ...fans.flatMap(({ scenarios }) => scenarios),
+      ...[one, allExact, allWildcard, oneFilter, allFilters].map((each) => ({ ...each, apart: true })),
+    ],
     latencies: [],
     ratios: [
       ...fans.flatMap(({ ratios }) => ratios),
