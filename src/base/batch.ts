@@ -15,6 +15,11 @@ type Call<T, R> = {
 export type BatchOptions<T> = {
   /** Runs at once. */
   lanes: number
+  /**
+   * A run begins beside one under way only when so much weight waits, or something has waited so long: small runs side by side cost
+   * more than one that is larger.
+   */
+  beside?: { weight: number; afterMs: number }
   /** Items, by weight, that one run carries; a single heavier item goes alone. */
   maxWeight: number
   weigh(item: T): number
@@ -42,16 +47,35 @@ export function batch<T, R>(
   let busy = 0
   let pumping = false
   let watching = false
+  let looking = false
+  const { beside } = options
 
   function pump(): void {
     pumping = false
     while (busy < options.lanes && waiting.length > 0) {
+      if (busy > 0 && !isWorthIt()) return
       busy++
       void flush(take()).then(() => {
         busy--
         pump()
       })
     }
+  }
+
+  /** Whether to run beside what runs; if not yet, looks again in time. */
+  function isWorthIt(): boolean {
+    const [oldest] = waiting
+    if (!beside || !oldest || waitingWeight >= beside.weight) return true
+    const leftMs = oldest.sinceMs + beside.afterMs - monotonicMs()
+    if (leftMs <= 0) return true
+    if (!looking) {
+      looking = true
+      after(leftMs, () => {
+        looking = false
+        pump()
+      })
+    }
+    return false
   }
 
   function take(): Call<T, R>[] {

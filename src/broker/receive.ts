@@ -2,7 +2,7 @@
  * Receiving: whoever asks takes a place in its queue's line; one lease statement looks for all who may find something, in as
  * many queues as there are, and what it brings is dealt out in the order of the places. A long poll holds no connection.
  */
-import { type Loop, loop, randomToken, soon } from '../base/index.ts'
+import { after, type Loop, loop, monotonicMs, randomToken, soon } from '../base/index.ts'
 import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
 import type { Database, LeaseClaim, LeasedRow, Runs } from '../store/index.ts'
 import * as store from '../store/index.ts'
@@ -11,6 +11,9 @@ import { createLines, type Line, type Taken, type Waiter } from './lines.ts'
 import type { Flight, Marks } from './marks.ts'
 
 const statementsAtOnce = 2
+/** Another statement begins beside one under way when receivers for so many messages ask, or have asked for so long; as in batches. */
+const besideMessages = 64
+const besideAfterMs = 5
 const rowsPerQueue = 1000
 const rowsPerStatement = 2000
 const queuesPerStatement = 500
@@ -83,6 +86,10 @@ export function createReceiver(options: Options): Receiver {
   const hungry = new Set<number>()
   let running = 0
   let pumping = false
+  /** Since the last statement was put together: for how many messages and since when somebody asks. */
+  let wanted = 0
+  let wantedSinceMs = 0
+  let looking = false
   let stopped = false
 
   function pumpSoon(): void {
@@ -94,7 +101,11 @@ export function createReceiver(options: Options): Receiver {
   function pump(): void {
     pumping = false
     while (running < statementsAtOnce && hungry.size > 0) {
+      if (running > 0 && !isWorthIt()) return
       const { shares, leaseMs } = gather()
+      // What did not fit into this statement is worth another at once.
+      wanted = hungry.size > 0 ? besideMessages : 0
+      wantedSinceMs = monotonicMs()
       if (shares.length === 0) continue
       running++
       void look(shares, leaseMs).finally(() => {
@@ -102,6 +113,18 @@ export function createReceiver(options: Options): Receiver {
         if (hungry.size > 0) pumpSoon()
       })
     }
+  }
+
+  function isWorthIt(): boolean {
+    const leftMs = wantedSinceMs + besideAfterMs - monotonicMs()
+    if (wanted >= besideMessages || leftMs <= 0) return true
+    if (looking) return false
+    looking = true
+    after(leftMs, () => {
+      looking = false
+      pump()
+    })
+    return false
   }
 
   /**
@@ -258,7 +281,9 @@ export function createReceiver(options: Options): Receiver {
     again(queueId)
   }
 
-  function again(queueId: number): void {
+  function again(queueId: number, messages = 1): void {
+    if (wanted === 0) wantedSinceMs = monotonicMs()
+    wanted += messages
     hungry.add(queueId)
     pumpSoon()
   }
@@ -290,7 +315,7 @@ export function createReceiver(options: Options): Receiver {
         // Whoever has gone leaves at once, even in the middle of a statement: what it brings is given to the next.
         if (signal.aborted || (!waiter.busy && !waiter.fresh)) finish(waiter)
       })
-      again(queue.id)
+      again(queue.id, max)
     })
   }
 
