@@ -147,6 +147,27 @@ test('what fails before a dead letter that blocks its key comes again before it'
   }
 })
 
+test('when several of a run die, each of them blocks its key: all are tried again, in their order, or all stay dead', async () => {
+  for (const action of ['retry', 'drop'] as const) {
+    const q = await keyedQueue({ onDead: 'block' })
+    await fill(q, 'k', 4)
+    const [first, second, third] = await take(a, q, 3)
+    await reject(third)
+    await reject(first)
+    expect(await ack(a, ...(second ? [second] : []))).toEqual(['lease_lost'])
+    for (const blocked of [true, false]) {
+      const { data } = await a.admin.browseKeys(q, blocked, { limit: 10, cursor: null })
+      expect(data).toMatchObject([{ key: 'k', waiting: 2, blocked: { messageId: first?.id } }])
+    }
+    await a.admin.unblockKey(q, 'k', action)
+    for (const expected of action === 'retry' ? ['1', '2', '3', '4'] : ['2', '4']) {
+      const got = await take(b, q, 1)
+      expect(bodies(got)).toEqual([expected])
+      await ack(b, ...got)
+    }
+  }
+})
+
 test('with one attempt only, nothing is delivered behind a message that may fail', async () => {
   const q = await keyedQueue({ maxAttempts: 1 })
   await fill(q, 'k', 2)
