@@ -168,6 +168,27 @@ test('when several of a run die, each of them blocks its key: all are tried agai
   }
 })
 
+test('a message is deleted though a lease takes it along at that moment', async () => {
+  const q = await keyedQueue()
+  const ids = await fill(q, 'k', 3)
+  const reserved = await bench.db.sql.reserve()
+  await reserved`begin`
+  // As a lease does: from behind its key to what is leased.
+  await reserved`with d as (
+      delete from postern.waiting where key = 'k' and convert_from(body, 'utf8') = '2'
+        and queue_id = (select id from postern.queues where name = ${q}) returning *)
+    insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, content_type, key, body, chain, follows,
+      lease_token, leased_until)
+    select queue_id, lane, nextval('postern.message_position'), id, enqueued_at, expires_at, 1, content_type, key, body, position, position - 1,
+      1, now() + interval '1 hour' from d`
+  const deleting = a.admin.deleteMessage(q, ids[1] ?? '')
+  await eventually(async () => (await bench.db.sql`select 1 from pg_locks where not granted`).length > 0)
+  await reserved`commit`
+  reserved.release()
+  await deleting
+  expect(await a.admin.getMessage(q, ids[1] ?? '').catch((error) => error.code)).toBe('message_not_found')
+})
+
 test('with one attempt only, nothing is delivered behind a message that may fail', async () => {
   const q = await keyedQueue({ maxAttempts: 1 })
   await fill(q, 'k', 2)
