@@ -2,6 +2,8 @@ DROP INDEX "postern"."messages_chain";--> statement-breakpoint
 DROP INDEX "postern"."scheduled_chain";--> statement-breakpoint
 DROP INDEX "postern"."waiting_position";--> statement-breakpoint
 ALTER TABLE "postern"."messages" ADD COLUMN "follows" bigint;--> statement-breakpoint
+ALTER TABLE "postern"."blocked_keys" DROP CONSTRAINT "blocked_keys_queue_id_key_pk";--> statement-breakpoint
+ALTER TABLE "postern"."blocked_keys" ADD CONSTRAINT "blocked_keys_queue_id_key_chain_pk" PRIMARY KEY("queue_id","key","chain");--> statement-breakpoint
 CREATE INDEX "messages_of_key" ON "postern"."messages" USING btree (("queue_id" + 0),"key","chain") WHERE "postern"."messages"."chain" is not null;--> statement-breakpoint
 CREATE INDEX "scheduled_of_key" ON "postern"."scheduled" USING btree (("queue_id" + 0),"key","chain") WHERE "postern"."scheduled"."chain" is not null;--> statement-breakpoint
 CREATE INDEX "waiting_place" ON "postern"."waiting" USING btree (("queue_id" + 0),("position" + 0));--> statement-breakpoint
@@ -11,7 +13,8 @@ CREATE INDEX "waiting_place" ON "postern"."waiting" USING btree (("queue_id" + 0
 -- commit; so of two at once the later one sees what the other did, and what there is nothing to do about here is found by it. The order of
 -- a key is looked up by `queue_id + 0`, which only the index meant for it has. One message of a key at a time on a keyed queue, when nothing of
 -- it is under way and no dead letter has stopped it; on a fair one as many as 32 are ready. Looks begin at the newest end: while vacuum is held
--- back the rows of a busy key lie dead before those that live. (In `exists` an order would be dropped.)
+-- back the rows of a busy key lie dead before those that live. (In `exists` an order would be dropped.) What somebody is deleting at this
+-- moment is not passed over, for that may yet come to nothing: the walk looks again.
 create or replace function postern.elect(queue_ids int[], for_keys text[], after bigint[])
 returns table (queue_id int, lane smallint, "position" bigint, due_in_ms float8) language plpgsql as $$
 #variable_conflict use_column
@@ -40,7 +43,8 @@ begin
   t as materialized (
     select x.tid from k cross join lateral (
       select w.ctid as tid from postern.waiting w where w.queue_id = k.q and w.key = k.k and w.position > k.a
-      order by w.queue_id, w.key, w.position limit k.room for update skip locked) x),
+      order by w.queue_id, w.key, w.position limit k.room) y cross join lateral (
+      select w.ctid as tid from postern.waiting w where w.ctid = y.tid limit 1 for update skip locked) x),
   d as (delete from postern.waiting where ctid = any (array(select tid from t)) returning *),
   n as materialized (
     select d.*, nextval('postern.message_position') as fresh from (select * from d order by d.position) d),
@@ -75,21 +79,52 @@ begin
       from postern.queues s where s.id = u.q) x on true);
 end $$;
 --> statement-breakpoint
--- Lets a blocked key go on: `again`, its dead letter takes its old place in the order of the key; otherwise the letter stays dead. Ask for the
--- key's election then. Null: the key is not blocked. False: the letter is not with the dead letters of this queue any more.
+-- Lets a blocked key go on: `again`, its dead letters take their old places in the order of the key; otherwise they stay dead. Ask for the
+-- key's election then. Null: the key is not blocked. False: none of the letters is with the dead letters of this queue any more.
 create function postern.unblock_key(for_queue int, for_key text, again boolean) returns boolean language plpgsql as $$
-declare b postern.blocked_keys; found_it boolean := true;
+declare chains bigint[]; letters bigint[]; found_it boolean := true;
 begin
   perform postern.lock_keys(array[for_queue], array[for_key]);
-  select * into b from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key for update;
-  if not found then return null; end if;
+  select array_agg(y.chain), array_agg(y.message_id) into chains, letters from (
+    select * from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key for update) y;
+  if chains is null then return null; end if;
   if again then
-    with d as (delete from postern.dead x where x.queue_id = for_queue and x.id = b.message_id returning *)
+    with d as (
+      delete from postern.dead x using unnest(chains, letters) b(chain, message_id) where x.queue_id = for_queue and x.id = b.message_id
+      returning x.*, b.chain)
     insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
-    select d.queue_id, for_key, b.chain, d.id, now(), d.lane | 1, d.enqueued_at, now() + q.ttl_ms * interval '1 ms', d.content_type, d.headers, d.body
+    select d.queue_id, for_key, d.chain, d.id, now(), d.lane | 1, d.enqueued_at, now() + q.ttl_ms * interval '1 ms', d.content_type, d.headers, d.body
     from d join postern.queues q on q.id = d.queue_id;
     found_it := found;
   end if;
-  if found_it then delete from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key; end if;
+  if found_it then delete from postern.blocked_keys x where x.queue_id = for_queue and x.key = for_key and x.chain = any (chains); end if;
   return found_it;
 end $$;
+--> statement-breakpoint
+-- As before, and what waits behind its key is as ready as what may be leased: the oldest of both goes. When that is the first of a key, the
+-- walk over keys moves up the next, for this may not take the locks of keys: it would in another order than everybody's.
+create or replace function postern.drop_oldest(for_queue int, wanted bigint) returns table (n bigint, n_bytes bigint)
+language sql volatile as $$
+  with old as materialized (
+    select * from (
+      select m.lane, m.position, null::text as key, m.enqueued_at, m.place from generate_series(0, 19) l(lane) cross join lateral (
+        select lane, position, enqueued_at, coalesce(chain, abs(position)) as place from postern.messages
+        where queue_id = for_queue and lane = l.lane and lease_token = 0
+        order by queue_id, lane, position limit wanted) m
+      union all
+      (select null, w.position, w.key, w.enqueued_at, w.position from postern.waiting w where w.queue_id + 0 = for_queue
+        order by w.queue_id + 0, w.position + 0 limit wanted)) x
+    order by enqueued_at, place limit wanted),
+  held as materialized (
+    select x.tid from old cross join lateral (
+      select ctid as tid from postern.messages m
+      where m.queue_id = for_queue and m.lane = old.lane and m.position = old.position and m.lease_token = 0
+      limit 1 for update skip locked) x where old.key is null),
+  behind as materialized (
+    select x.tid from old cross join lateral (
+      select ctid as tid from postern.waiting w where w.queue_id = for_queue and w.key = old.key and w.position = old.position
+      limit 1 for update skip locked) x where old.key is not null),
+  gone as (delete from postern.messages where ctid = any (array(select tid from held)) returning octet_length(body) as bytes),
+  gone_behind as (delete from postern.waiting where ctid = any (array(select tid from behind)) returning octet_length(body) as bytes)
+  select count(*), coalesce(sum(bytes), 0)::bigint from (select bytes from gone union all select bytes from gone_behind) x
+$$;

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import type { Delivery, QueueSettings } from '../src/model/index.ts'
+import { connect, lastPosition, sweep } from '../src/store/index.ts'
 import { ack, type Bench, bodies, brokerOn, brokersOn, message, receive, send, settle } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 
@@ -346,3 +347,51 @@ test('random producers, consumers, nacks and crashes on two gateways: per-key or
   expect(longest).toBeGreaterThan(1)
   expect((await a.admin.getQueue(q)).counts).toEqual({ ready: 0, delayed: 0, leased: 0, dead: 0 })
 }, 120_000)
+
+test('what moves up behind its key while a queue is purged is purged too, and what is sent meanwhile is not', async () => {
+  const q = await keyedQueue()
+  await send(a, q, of('k', '1'), of('k', '2'), of('k', '3'))
+  const db = connect({ databaseUrl: bench.db.url, pool: 2, prepare: true })
+  const upTo = await lastPosition(db)
+  await ack(a, ...(await take(a, q, 1)))
+  await send(a, q, of('k', '4'))
+  const [queue] = await bench.db.sql`select id from postern.queues where name = ${q}`
+  const isUp = () => bench.db.sql`select 1 from postern.messages where queue_id = ${queue?.id} and position > ${upTo}`
+  await eventually(async () => (await isUp()).length === 1)
+  expect(await sweep(db, [queue?.id], ['ready'], upTo, 1000)).toBe(2)
+  await db.close()
+  expect(bodies(await take(b, q))).toEqual(['4'])
+})
+
+test('drop_oldest makes room among what waits behind its key', async () => {
+  const q = await keyedQueue({ maxMessages: 3, overflow: 'drop_oldest' })
+  for (let n = 1; n <= 5; n++) await send(a, q, of('k', `${n}`))
+  expect(bodies(await take(b, q))).toEqual(['3', '4', '5'])
+  const leased = await keyedQueue({ maxMessages: 3, overflow: 'drop_oldest' })
+  await send(a, leased, of('k', '1'), of('k', '2'), of('other', 'x'))
+  const [first] = (await take(a, leased, 1)) as [Delivery]
+  const [second] = (await take(a, leased, 1)) as [Delivery]
+  expect(new Set([first.key, second.key])).toEqual(new Set(['k', 'other']))
+  await send(a, leased, of('k', '3'))
+  await ack(a, first, second)
+  expect(bodies(await take(b, leased))).toEqual(['3'])
+})
+
+test('a message of which the deletion comes to nothing is not overtaken', async () => {
+  const q = await keyedQueue()
+  await send(a, q, of('k', '1'), of('k', '2'), of('k', '3'))
+  const [first] = (await take(a, q, 1)) as [Delivery]
+  const reserved = await bench.db.sql.reserve()
+  await reserved`begin`
+  await reserved`delete from postern.waiting where key = 'k' and convert_from(body, 'utf8') = '2'
+    and queue_id = (select id from postern.queues where name = ${q})`
+  await ack(a, first)
+  // Whatever the ack set going has had its time when a message of another key has gone the same way.
+  await send(a, q, of('other', 'x'), of('other', 'y'))
+  const [x] = (await take(a, q, 1)) as [Delivery]
+  await ack(a, x)
+  expect(bodies(await take(b, q))).toEqual(['y'])
+  await reserved`rollback`
+  reserved.release()
+  expect(bodies(await take(b, q))).toEqual(['2', '3'])
+})

@@ -147,6 +147,48 @@ test('what fails before a dead letter that blocks its key comes again before it'
   }
 })
 
+test('when several of a run die, each of them blocks its key: all are tried again, in their order, or all stay dead', async () => {
+  for (const action of ['retry', 'drop'] as const) {
+    const q = await keyedQueue({ onDead: 'block' })
+    await fill(q, 'k', 4)
+    const [first, second, third] = await take(a, q, 3)
+    await reject(third)
+    await reject(first)
+    expect(await ack(a, ...(second ? [second] : []))).toEqual(['lease_lost'])
+    for (const blocked of [true, false]) {
+      const { data } = await a.admin.browseKeys(q, blocked, { limit: 10, cursor: null })
+      expect(data).toMatchObject([{ key: 'k', waiting: 2, blocked: { messageId: first?.id } }])
+    }
+    await a.admin.unblockKey(q, 'k', action)
+    for (const expected of action === 'retry' ? ['1', '2', '3', '4'] : ['2', '4']) {
+      const got = await take(b, q, 1)
+      expect(bodies(got)).toEqual([expected])
+      await ack(b, ...got)
+    }
+  }
+})
+
+test('a message is deleted though a lease takes it along at that moment', async () => {
+  const q = await keyedQueue()
+  const ids = await fill(q, 'k', 3)
+  const reserved = await bench.db.sql.reserve()
+  await reserved`begin`
+  // As a lease does: from behind its key to what is leased.
+  await reserved`with d as (
+      delete from postern.waiting where key = 'k' and convert_from(body, 'utf8') = '2'
+        and queue_id = (select id from postern.queues where name = ${q}) returning *)
+    insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, attempts, content_type, key, body, chain, follows,
+      lease_token, leased_until)
+    select queue_id, lane, nextval('postern.message_position'), id, enqueued_at, expires_at, 1, content_type, key, body, position, position - 1,
+      1, now() + interval '1 hour' from d`
+  const deleting = a.admin.deleteMessage(q, ids[1] ?? '')
+  await eventually(async () => (await bench.db.sql`select 1 from pg_locks where not granted`).length > 0)
+  await reserved`commit`
+  reserved.release()
+  await deleting
+  expect(await a.admin.getMessage(q, ids[1] ?? '').catch((error) => error.code)).toBe('message_not_found')
+})
+
 test('with one attempt only, nothing is delivered behind a message that may fail', async () => {
   const q = await keyedQueue({ maxAttempts: 1 })
   await fill(q, 'k', 2)

@@ -38,7 +38,8 @@ type Options = {
   keysChanged(): void
 }
 
-const nothing = { removed: false, freedKey: null }
+/** A message on its way from one table to another is looked for once more. */
+export const looks = 5
 
 type QueueAdmin = Omit<
   Admin,
@@ -186,10 +187,15 @@ export function createAdmin({
     async deleteMessage(name, id) {
       const queue = await queues.fresh(name)
       const position = parseMessageId(id)
-      const { removed, freedKey } = position === null ? nothing : await store.removeMessage(db, queue.id, position)
-      if (!removed) throw noMessage(id)
-      if (freedKey !== null) elect([{ queueId: queue.id, key: freedKey, after: 0 }])
-      queueChanged(queue.id)
+      if (position === null) throw noMessage(id)
+      for (let look = 0; look < looks; look++) {
+        const { removed, freedKey } = await store.removeMessage(db, queue.id, position)
+        if (!removed && (await store.findMessage(db, queue.id, position))) continue
+        if (!removed) break
+        if (freedKey !== null) elect([{ queueId: queue.id, key: freedKey, after: 0 }])
+        return queueChanged(queue.id)
+      }
+      throw noMessage(id)
     },
     async browseKeys(name, blocked, { limit, cursor }) {
       const queue = await queues.fresh(name)

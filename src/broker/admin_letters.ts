@@ -15,7 +15,7 @@ import {
 } from '../model/index.ts'
 import type { Appended, Database, FreedKey, LetterTable } from '../store/index.ts'
 import * as store from '../store/index.ts'
-import { noMessage, storedFrom } from './admin.ts'
+import { looks, noMessage, storedFrom } from './admin.ts'
 import { cutPage, readAtOnce, wholeCursor } from './cursor.ts'
 import type { Queues } from './queues.ts'
 import type { LetterAdmin } from './types.ts'
@@ -31,8 +31,6 @@ type Options = {
   tasked(): void
 }
 
-/** A message on its way from one table to another is looked for once more. */
-const looks = 5
 const lettersAtOnce = 500
 
 /** Messages move from `waiting` to `messages`, not back. */

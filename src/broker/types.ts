@@ -259,7 +259,7 @@ export type Admin = TopicAdmin &
     explainMessage(queue: string, id: string): Promise<Explanation>
     /** Keys with messages that wait behind others, or (`blocked`) those that a dead letter has stopped. In the order of the keys. */
     browseKeys(queue: string, blocked: boolean, options: PageOptions): Promise<Page<QueueKey>>
-    /** `retry`: the dead letter once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
+    /** `retry`: its dead letters once more; `drop`: on with the next. Throws key_not_blocked, message_not_found. */
     unblockKey(queue: string, key: string, action: 'retry' | 'drop'): Promise<void>
     /** The secret is returned here and never again. */
     createKey(key: NewKey): Promise<ApiKey & { secret: string }>

@@ -48,8 +48,8 @@ export async function waitingKeys(
 }
 
 /**
- * A key that a dead letter has stopped goes on: with its dead letter once more (`again`), or with the next. See `postern.unblock_key`. Elect
- * then. `gone`: the letter is not with this queue's dead letters any more, and nothing has changed.
+ * A key that dead letters have stopped goes on: with them once more (`again`), or with the next. See `postern.unblock_key`. Elect
+ * then. `gone`: none of the letters is with this queue's dead letters any more, and nothing has changed.
  */
 export async function unblock(
   db: Database,
@@ -73,10 +73,10 @@ export type KeyRow = {
   last_error: string | null
 }
 
-/** Blocked keys after `afterKey`, in order. Primary keys of `blocked_keys` and `waiting`. */
+/** Blocked keys after `afterKey`, in order, each with the first of its dead letters. Primary keys of `blocked_keys` and `waiting`. */
 const blockedText = `/* blocked keys */
-select b.key, (select count(*) from postern.waiting w where w.queue_id = b.queue_id and w.key = b.key)::int as waiting, b.blocked_at, b.message_id, b.reason, b.last_error
-from postern.blocked_keys b where b.queue_id = $1::int and b.key > $2 order by b.key limit $3::int`
+select distinct on (b.key) b.key, (select count(*) from postern.waiting w where w.queue_id = b.queue_id and w.key = b.key)::int as waiting, b.blocked_at, b.message_id, b.reason, b.last_error
+from postern.blocked_keys b where b.queue_id = $1::int and b.key > $2 order by b.key, b.chain limit $3::int`
 
 /** Keys with waiting messages, or blocked, by skipping from one to the next. */
 const keysText = `/* keys */
@@ -88,8 +88,9 @@ with recursive w as (
   where w.n < $3::int)
 select k.key, (select count(*) from postern.waiting x where x.queue_id = $1::int and x.key = k.key)::int as waiting,
   b.blocked_at, b.message_id, b.reason, b.last_error
-from (select key from w union (select key from postern.blocked_keys where queue_id = $1::int and key > $2 order by key limit $3::int)) k
-left join postern.blocked_keys b on b.queue_id = $1::int and b.key = k.key
+from (select key from w union (select distinct key from postern.blocked_keys where queue_id = $1::int and key > $2 order by key limit $3::int)) k
+left join lateral (
+  select * from postern.blocked_keys x where x.queue_id = $1::int and x.key = k.key order by x.chain limit 1) b on true
 order by k.key limit $3::int`
 
 export async function listQueueKeys(

@@ -84,10 +84,12 @@ to_scheduled as (
   select due_at, to_queue_id, to_lane, to_position, id, enqueued_at, expires_at, chain, attempts, log_id, content_type, key, headers, body
   from k where fate = 'delayed'),
 after as materialized (
-  select x.tid from k cross join lateral (
+  select x.tid from (
+    select queue_id, key, min(chain) as chain from k
+    where keyed and (fate = 'waiting' or died is not null and fate <> 'dropped' and on_dead = 'block') group by queue_id, key) y
+  cross join lateral (
     select m.ctid as tid from postern.messages m
-    where m.queue_id + 0 = k.queue_id and m.key = k.key and m.chain > k.chain and m.lease_token <> 0 for update skip locked) x
-  where k.keyed and (k.fate = 'waiting' or k.died is not null and k.fate <> 'dropped' and k.on_dead = 'block')),
+    where m.queue_id + 0 = y.queue_id and m.key = y.key and m.chain > y.chain and m.lease_token <> 0 for update skip locked) x),
 back as (delete from postern.messages m using after where m.ctid = after.tid returning m.*),
 to_waiting as (
   insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, attempts, log_id, content_type, headers, body)

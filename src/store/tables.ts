@@ -133,7 +133,7 @@ export const waiting = postern.table(
   ],
 )
 
-/** Keys that a dead letter has stopped, until somebody says how to go on. */
+/** Keys that dead letters (several, when their run had been leased together) have stopped, until somebody says how to go on. */
 export const blockedKeys = postern.table(
   'blocked_keys',
   {
@@ -146,7 +146,7 @@ export const blockedKeys = postern.table(
     lastError: text('last_error'),
     blockedAt: instant('blocked_at').notNull(),
   },
-  (t) => [primaryKey({ columns: [t.queueId, t.key] })],
+  (t) => [primaryKey({ columns: [t.queueId, t.key, t.chain] })],
 )
 
 /** One row for each lease statement, queue and lane: expiry finds its messages here and never scans them. */

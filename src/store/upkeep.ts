@@ -172,12 +172,12 @@ export async function orphans(db: Database): Promise<number[]> {
 const sweepText = `/* sweep */
 with m as (
   delete from postern.messages where ctid = any (array(
-    select ctid from postern.messages where queue_id = any ($1::int[]) and abs(position) <= $3::bigint
+    select ctid from postern.messages where queue_id = any ($1::int[]) and coalesce(chain, abs(position)) <= $3::bigint
       and (lease_token = 0 and 'ready' = any ($2::text[]) or lease_token <> 0 and 'leased' = any ($2::text[]))
     limit $4::int for update skip locked)) returning 1),
 s as (
   delete from postern.scheduled where 'delayed' = any ($2::text[]) and ctid = any (array(
-    select ctid from postern.scheduled where queue_id = any ($1::int[]) and abs(position) <= $3::bigint limit $4::int for update skip locked)) returning 1),
+    select ctid from postern.scheduled where queue_id = any ($1::int[]) and coalesce(chain, abs(position)) <= $3::bigint limit $4::int for update skip locked)) returning 1),
 d as (
   delete from postern.dead where 'dead' = any ($2::text[]) and ctid = any (array(
     select ctid from postern.dead where queue_id = any ($1::int[]) and position <= $3::bigint limit $4::int for update skip locked)) returning 1),
@@ -186,7 +186,10 @@ w as (
     select ctid from postern.waiting where queue_id = any ($1::int[]) and position <= $3::bigint limit $4::int for update skip locked)) returning 1)
 select (select count(*) from m)::int + (select count(*) from s)::int + (select count(*) from d)::int + (select count(*) from w)::int as n`
 
-/** Of messages up to position `upTo`, so that what is sent meanwhile stays. Returns how many it deleted. */
+/**
+ * Of messages up to position `upTo`, so that what is sent meanwhile stays; what moves up behind its key meanwhile is as old as its place
+ * there. Returns how many it deleted.
+ */
 export async function sweep(
   db: Database,
   queueIds: readonly number[],
