@@ -74,6 +74,21 @@ test('what fails takes back all that was leased after it, and what was before it
   }
 })
 
+test('of what one call says of a run, what fails counts first', async () => {
+  const q = await keyedQueue()
+  for (let round = 0; round < 20; round++) {
+    await fill(q, `${round}`, 3)
+    const [first, second, third] = (await take(a, q, 3)).map(({ receipt }) => receipt)
+    const outcomes = await settle(
+      b,
+      { action: 'ack', receipt: first ?? '' },
+      { action: 'ack', receipt: third ?? '' },
+      { action: 'nack', receipt: second ?? '', delayMs: 60_000 },
+    )
+    expect(outcomes).toEqual(['acked', 'lease_lost', 'nacked'])
+  }
+})
+
 test('a nack with a delay holds the whole key back', async () => {
   const q = await keyedQueue()
   await fill(q, 'k', 3)

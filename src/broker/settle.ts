@@ -162,7 +162,11 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
         else say(item, 'extended', new Date(end))
       })
     }
-    await Promise.all([acks(of('ack'), say), releases(of('nack', 'reject', 'return'), say), extensions(of('extend'))])
+    const [acked, released] = [of('ack'), of('nack', 'reject', 'return')]
+    const releasing = releases(released, say)
+    // What fails takes back what was leased after it: such a message is not done, though the same call says so.
+    if (released.some(({ queue }) => queue.order === 'keyed')) await releasing
+    await Promise.all([releasing, acks(acked, say), extensions(of('extend'))])
     return results
   }
 
