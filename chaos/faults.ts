@@ -8,7 +8,6 @@ import { isAlive } from '../src/store/embedded/processes.ts'
 import { type Cluster, drainMs, type Gateway } from './cluster.ts'
 import type { Random } from './random.ts'
 
-/** `size` is a share of whatever the fault may take: 0 to 1. */
 type Fault = (cluster: Cluster, gateway: Gateway, forMs: number, mishap: (text: string) => void) => Promise<void>
 
 export const faults = {
@@ -106,7 +105,7 @@ export async function wreak(
   )
 }
 
-/** One gateway after the other leaves and comes back: an upgrade. */
+/** One gateway after the other leaves and comes back: an upgrade, of the one with the older version last. */
 export async function rollOver(cluster: Cluster, mishap: (text: string) => void): Promise<void> {
-  for (const gateway of cluster.gateways) await faults['restart a gateway'](cluster, gateway, 0, mishap)
+  for (const gateway of [...cluster.gateways].reverse()) await faults['restart a gateway'](cluster, gateway, 0, mishap)
 }

@@ -73,7 +73,7 @@ async function storming(
     log(`${(atMs / 1000).toFixed(1).padStart(6)} s  ${fault} (gateway ${gateway}, ${forMs} ms)`)
   const over = sleep(seconds * 1000, null, { signal }).catch(() => {})
   if (rolling) {
-    await sleep(1000)
+    await sleep(seconds * 250, null, { signal }).catch(() => {})
     await rollOver(cluster, mishap)
   } else await wreak(cluster, plan, mishap, signal)
   await over
@@ -89,10 +89,12 @@ export async function play(
   const sending = new AbortController()
   const receiving = new AbortController()
   const sink = await actors.startSink(world)
+  let producers: Promise<void>[] = []
+  let consumers: Promise<void>[] = []
   try {
     await actors.setUp(world, sink.url)
-    const producers = [0, 1, 2, 3, 4, 5].map((number) => actors.produce(world, number, sending.signal))
-    const consumers = ['work', 'work', 'keyed', 'keyed', 'keyed', 'limit', 'fan.a', 'fan.b'].map((queue, number) =>
+    producers = [0, 1, 2, 3, 4, 5].map((number) => actors.produce(world, number, sending.signal))
+    consumers = ['work', 'work', 'keyed', 'keyed', 'keyed', 'limit', 'fan.a', 'fan.b'].map((queue, number) =>
       actors.consume(world, queue, number, receiving.signal),
     )
     await storm()
@@ -107,6 +109,7 @@ export async function play(
   } finally {
     sending.abort()
     receiving.abort()
+    await Promise.allSettled([...producers, ...consumers])
     await sink.close()
   }
 }
