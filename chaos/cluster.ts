@@ -57,7 +57,9 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   chmodSync(dir, 0o755)
   const closing: (() => Promise<unknown>)[] = [async () => void process.off('exit', cleanUp), async () => cleanUp()]
   const stop = async () => {
-    for (const step of closing.splice(0).reverse()) await step()
+    const failed: unknown[] = []
+    for (const step of closing.splice(0).reverse()) await step().catch((error) => failed.push(error))
+    if (failed.length > 0) throw new AggregateError(failed, 'Not everything could be stopped.')
   }
   try {
     const postgres = await startEmbedded({ dir, log: (event) => options.log(`  ${event}`) })
