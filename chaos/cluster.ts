@@ -44,8 +44,9 @@ export type ClusterOptions = {
 
 export const drainMs = 8_000
 const root = new URL('../', import.meta.url).pathname
-/** Its standard input ends with its parent. */
-const endsWithParent = 'data:text/javascript,process.stdin.resume().on("end",()=>process.exit(1)).unref()'
+/** Whoever is left behind by a parent that was killed has another parent then. */
+const endsWithParent =
+  'data:text/javascript,const was=process.ppid;setInterval(()=>{if(process.ppid!==was)process.exit(1)},500).unref()'
 
 export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const dir = mkdtempSync(path.join(tmpdir(), 'postern-chaos-'))
@@ -143,7 +144,7 @@ function spawned(cwd: string, databaseUrl: string): { child: ChildProcess; port:
       ALLOW_PRIVATE_WEBHOOKS: 'true',
       DRAIN: `${drainMs}ms`,
     },
-    stdio: ['pipe', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
   let text = ''
   const port = new Promise<number>((resolve) => {
