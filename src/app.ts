@@ -64,7 +64,8 @@ async function startParts(
     goOn(stopped)
   }
   const databaseUrl = config.databaseUrl ?? parts.embedded?.url ?? ''
-  await migrated(databaseUrl, log, stopped)
+  const applied = await patiently(() => migrate(databaseUrl), log, stopped)
+  if (applied) log.event('migrated', { applied })
   goOn(stopped)
   const telemetry = createTelemetry({ version, labelsMost: config.metricsLabelsMost })
   const { observe } = telemetry
@@ -82,7 +83,8 @@ async function startParts(
     log: log.event,
   })
   parts.broker = broker
-  await broker.start()
+  // It may have gone again since.
+  await patiently(broker.start, log, stopped)
   goOn(stopped)
   const { allowPrivateWebhooks: allowPrivate, host, port, maxConnections } = config
   const push = createPush({ broker, allowPrivate, version, observe, tracing, log: log.event })
@@ -124,14 +126,12 @@ const databasePauseMs = 1000
 /** SQLSTATE classes that no waiting cures: not allowed, no such database, a statement that fails. */
 const hopelessStates = /^(0A|22|23|28|3D|42)[0-9A-Z]{3}$/
 
-/** Brings the database to the present schema, waiting for one that is not there yet. */
-async function migrated(url: string, log: Log, stopped: AbortSignal): Promise<void> {
+/** What needs a database that may not be there yet: tried until it is. undefined: stopped meanwhile. */
+async function patiently<T>(work: () => Promise<T>, log: Log, stopped: AbortSignal): Promise<T | undefined> {
   const sinceMs = monotonicMs()
   while (!stopped.aborted) {
     try {
-      const applied = await migrate(url)
-      if (applied > 0) log.event('migrated', { applied })
-      return
+      return await work()
     } catch (error) {
       const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null
       const waitedMs = monotonicMs() - sinceMs
@@ -144,6 +144,7 @@ async function migrated(url: string, log: Log, stopped: AbortSignal): Promise<vo
       await sleep(databasePauseMs, stopped)
     }
   }
+  return undefined
 }
 
 async function stopParts(config: Config, log: Log, parts: Parts, starting: Promise<unknown> | undefined) {

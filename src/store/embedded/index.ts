@@ -9,6 +9,7 @@ import {
   chownSync,
   closeSync,
   existsSync,
+  linkSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -83,7 +84,9 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
 /** Under the lock: the running server, or a new one on the port of old, so that others' connections find it again. */
 async function serverOf(place: Place): Promise<Postmaster> {
   const running = runningPostmaster(place.data)
-  if (running) return running.ready ? running : await readiness(place, () => isAlive(running.pid))
+  // One that is starting will be ready; one that is stopping, because nobody was left, is followed by a new one.
+  const joined = running && (running.ready ? running : await readiness(place, () => isAlive(running.pid)))
+  if (joined) return joined
   const bin = binaries(place.dir)
   if (!existsSync(path.join(place.data, 'PG_VERSION'))) initialise(place, bin)
   const untilMs = monotonicMs() + 10_000
@@ -168,14 +171,16 @@ async function launch(place: Place, bin: string, port: number): Promise<Postmast
     if (failed !== undefined) throw new Error(failed)
     return true
   })
+  if (!server) throw new Error('Postgres ended before it was ready.')
   watch(place, server.pid)
   return server
 }
 
-async function readiness(place: Place, stillHopeful: () => boolean): Promise<Postmaster> {
+/** undefined: there is no hope left. */
+async function readiness(place: Place, stillHopeful: () => boolean): Promise<Postmaster | undefined> {
   const untilMs = monotonicMs() + 60_000
   for (;;) {
-    if (!stillHopeful()) throw new Error('Postgres ended before it was ready.')
+    if (!stillHopeful()) return undefined
     const server = runningPostmaster(place.data)
     if (server?.ready) return server
     if (monotonicMs() > untilMs) throw new Error('Postgres was not ready within 60 s.')
@@ -225,13 +230,7 @@ function holderOf(file: string): number {
 /** One starter or leaver at a time; a lock whose holder has died is broken. */
 async function exclusively<T>(file: string, run: () => Promise<T>): Promise<T> {
   const untilMs = monotonicMs() + 90_000
-  for (;;) {
-    try {
-      writeFileSync(file, String(process.pid), { flag: 'wx' })
-      break
-    } catch (error) {
-      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
-    }
+  while (!acquired(file)) {
     const holder = holderOf(file)
     if (holder !== 0 && !isAlive(holder)) rmSync(file, { force: true })
     if (monotonicMs() > untilMs) throw new Error(`${file} is held by process ${holder}.`)
@@ -241,6 +240,21 @@ async function exclusively<T>(file: string, run: () => Promise<T>): Promise<T> {
     return await run()
   } finally {
     rmSync(file, { force: true })
+  }
+}
+
+/** The lock appears with its holder in it: one that was made first and written then would, on a full disk, stay behind and name nobody. */
+function acquired(file: string): boolean {
+  const mine = `${file}.${randomBytes(6).toString('hex')}`
+  try {
+    writeFileSync(mine, String(process.pid))
+    linkSync(mine, file)
+    return true
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
+    throw error
+  } finally {
+    rmSync(mine, { force: true })
   }
 }
 
