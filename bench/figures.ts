@@ -1,4 +1,4 @@
-/** The figures of DESIGN, section 6, each as a question to the results. */
+/** The goals, each as a question to the results. */
 import { heldBackName } from './held_back.ts'
 import { httpNames } from './http.ts'
 import { pullName, pushName } from './latency.ts'

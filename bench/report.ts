@@ -1,4 +1,4 @@
-/** What is printed of the results: a table for each part, and the figures that DESIGN names, each with what was reached. */
+/** What is printed of the results: a table for each part, and the goals, each with what was reached. */
 import type { Verdict } from './figures.ts'
 import type { Cell, LatencyRow, Part, Row, Table } from './rounds.ts'
 
@@ -76,7 +76,7 @@ export function verdictLines(verdicts: readonly Verdict[]): string[] {
   const shown = ({ wanted, most }: Verdict): string => `${most ? '<=' : '>='} ${wanted}`
   return [
     '',
-    `${'figures of DESIGN, section 6'.padEnd(nameWidth)}    wanted   reached    by CPU`,
+    `${'goals'.padEnd(nameWidth)}    wanted   reached    by CPU`,
     ...verdicts.map(
       (verdict) =>
         verdict.name.padEnd(nameWidth) +

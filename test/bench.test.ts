@@ -138,7 +138,7 @@ describe('the judgement', () => {
     expect(verdictLines([])).toEqual([])
   })
 
-  test('asks each figure of DESIGN, 1 to 10', () => {
+  test('asks for each goal, 1 to 10', () => {
     expect([...new Set(figures.map(({ name }) => Number.parseInt(name, 10)))]).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
     expect(new Set(figures.map(({ name }) => name)).size).toBe(figures.length)
   })
