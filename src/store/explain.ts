@@ -76,7 +76,7 @@ const keyText = `/* trace key */
 select b.blocked_at, b.message_id as blocked_by, b.reason, b.last_error, f.id as first_id, f.state as first_state, f.until as first_until,
   (select count(*) from (select 1 from postern.waiting where queue_id = $1::int and key = $2 and position < $3::bigint limit $4::int) w)::int as before
 from (select 1) one
-left join postern.blocked_keys b on b.queue_id = $1::int and b.key = $2
+left join lateral (select * from postern.blocked_keys where queue_id = $1::int and key = $2 order by chain limit 1) b on true
 left join lateral (
   (select id, chain, case when lease_token = 0 then 'ready' else 'leased' end as state, case when lease_token <> 0 then leased_until end as until
     from postern.messages where queue_id + 0 = $1::int and key = $2 and chain is not null order by chain limit 1)
