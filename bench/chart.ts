@@ -32,6 +32,7 @@ export function chartOf(results: { verdicts: Verdict[]; rows: Row[]; latencies: 
     return drawGroup(group, from)
   })
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y + 12}" viewBox="0 0 ${width} ${y + 12}" font-family="sans-serif" font-size="12">
+<title>Postern beside its rivals</title>
 <rect width="100%" height="100%" fill="#ffffff"/>
 ${drawn.join('\n')}
 </svg>
