@@ -9,5 +9,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // A shared machine may stall for a moment. What fails twice is broken, and vitest says what was tried again.
+    retry: 1,
   },
 })

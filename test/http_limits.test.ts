@@ -1,11 +1,12 @@
 /** Limits at the edge: requests of a key and of all, bytes of bodies in flight, receives that wait. */
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { type HttpDeps, networkOf } from '../src/http/index.ts'
 import { invalidField, refusal, rootKey, type TestApp, testApp } from './support/app.ts'
 import { brokerOn, message } from './support/broker.ts'
 import { testDatabase } from './support/postgres.ts'
+import { waitFor } from './support/wait.ts'
 
 const apps: TestApp[] = []
 afterEach(async () => {
@@ -180,7 +181,7 @@ describe('answers that are not read', () => {
     await once(lazy, 'connect')
     lazy.write('GET /v1/queues/q/messages HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
     const browse = () => app.request('/v1/queues/q/messages?limit=1')
-    await vi.waitFor(async () => expect((await browse()).status).toBe(503))
+    await waitFor(async () => expect((await browse()).status).toBe(503))
     const receive = await app.request('/v1/queues/q/receive', { method: 'POST' })
     expect(receive.headers.get('retry-after')).toBe('1')
     expect(await refusal(receive)).toMatchObject({ status: 503, code: 'unavailable' })
@@ -188,7 +189,7 @@ describe('answers that are not read', () => {
     const settled = await app.request('/v1/queues/q/settle?receive=1', { method: 'POST', json: { ack: ['none'] } })
     expect(await settled.json()).toMatchObject({ results: [{ outcome: 'invalid_receipt' }], messages: [] })
     lazy.destroy()
-    await vi.waitFor(async () => expect((await browse()).status).toBe(200))
+    await waitFor(async () => expect((await browse()).status).toBe(200))
     expect(await app.receive('q')).toHaveLength(1)
   })
 
@@ -213,13 +214,15 @@ describe('answers that are not read', () => {
       await once(client, 'connect')
       client.write('POST /v1/queues/q/receive?max=10 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
     }
-    await vi.waitFor(() => expect(told).toHaveLength(2))
+    await waitFor(() => expect(told).toHaveLength(2))
     const seen = app.lines.length
     for (const tell of told) tell()
-    await vi.waitFor(() => expect(app.lines).toHaveLength(seen + 2))
+    await waitFor(() => expect(app.lines).toHaveLength(seen + 2))
     expect(app.lines.slice(seen).map(({ status }) => status)).toEqual([200, 503])
-    const page = await app.broker.admin.browseMessages('q', 'ready', { limit: 20, cursor: null })
-    expect(page.data.map(({ attempts }) => attempts)).toEqual(Array.from({ length: 10 }, () => 0))
+    await waitFor(async () => {
+      const page = await app.broker.admin.browseMessages('q', 'ready', { limit: 20, cursor: null })
+      expect(page.data.map(({ attempts }) => attempts)).toEqual(Array.from({ length: 10 }, () => 0))
+    })
     for (const client of clients) client.destroy()
   })
 })
@@ -265,14 +268,14 @@ describe('bodies in flight', () => {
     const { app, port, goOn, storing } = await slowApp(1000)
     const first = await open(port)
     first.socket.write(`${head('Content-Length: 600')}slow${'x'.repeat(596)}`)
-    await vi.waitFor(() => expect(storing()).toBe(1))
+    await waitFor(() => expect(storing()).toBe(1))
     const second = await open(port)
     second.socket.write(head('Content-Length: 500'))
-    await vi.waitFor(() => expect(second.text()).toMatch(/^HTTP\/1.1 503[\s\S]*retry-after: 1[\s\S]*"unavailable"/i))
+    await waitFor(() => expect(second.text()).toMatch(/^HTTP\/1.1 503[\s\S]*retry-after: 1[\s\S]*"unavailable"/i))
     second.socket.write(`${'y'.repeat(500)}${head('Content-Length: 400')}${'z'.repeat(400)}`)
-    await vi.waitFor(() => expect(second.text()).toMatch(/HTTP\/1.1 503[\s\S]*HTTP\/1.1 201/))
+    await waitFor(() => expect(second.text()).toMatch(/HTTP\/1.1 503[\s\S]*HTTP\/1.1 201/))
     goOn()
-    await vi.waitFor(() => expect(first.text()).toMatch(/^HTTP\/1.1 201/))
+    await waitFor(() => expect(first.text()).toMatch(/^HTTP\/1.1 201/))
     const third = await app.request(messages, { method: 'POST', body: 'x'.repeat(900) })
     expect(third.status).toBe(201)
     for (const { socket } of [first, second]) socket.destroy()
@@ -282,15 +285,15 @@ describe('bodies in flight', () => {
     const { port, goOn, storing } = await slowApp(1000)
     const first = await open(port)
     first.socket.write(`${head('Content-Length: 600')}slow${'x'.repeat(596)}`)
-    await vi.waitFor(() => expect(storing()).toBe(1))
+    await waitFor(() => expect(storing()).toBe(1))
     const second = await open(port)
     const chunk = `12c\r\n${'c'.repeat(300)}\r\n`
     second.socket.write(`${head('Transfer-Encoding: chunked')}${chunk}${chunk}${chunk}0\r\n\r\n`)
-    await vi.waitFor(() => expect(second.text()).toMatch(/^HTTP\/1.1 503[\s\S]*"unavailable"/))
+    await waitFor(() => expect(second.text()).toMatch(/^HTTP\/1.1 503[\s\S]*"unavailable"/))
     goOn()
-    await vi.waitFor(() => expect(first.text()).toMatch(/^HTTP\/1.1 201/))
+    await waitFor(() => expect(first.text()).toMatch(/^HTTP\/1.1 201/))
     second.socket.write(`${head('Transfer-Encoding: chunked')}${chunk}${chunk}${chunk}0\r\n\r\n`)
-    await vi.waitFor(() => expect(second.text()).toMatch(/HTTP\/1.1 503[\s\S]*HTTP\/1.1 201/))
+    await waitFor(() => expect(second.text()).toMatch(/HTTP\/1.1 503[\s\S]*HTTP\/1.1 201/))
     for (const { socket } of [first, second]) socket.destroy()
   })
 
@@ -301,11 +304,11 @@ describe('bodies in flight', () => {
     const seen = app.lines.length
     const gone = await open(port)
     gone.socket.write(head('Content-Length: 5000', 'Expect: 100-continue'))
-    await vi.waitFor(() => expect(gone.text()).toMatch(/^HTTP\/1.1 100/))
+    await waitFor(() => expect(gone.text()).toMatch(/^HTTP\/1.1 100/))
     expect((await send(10)).status).toBe(503)
     gone.socket.write('half')
     gone.socket.destroy()
-    await vi.waitFor(() => expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ aborted: true })))
+    await waitFor(() => expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ aborted: true })))
     expect((await send(2_000_000)).status).toBe(413)
     expect((await send(5000)).status).toBe(201)
   })
@@ -361,7 +364,7 @@ test('more receives than may wait are 503; a place that is left is free', async 
   const leave = new AbortController()
   const wait = (signal = leave.signal) => broker.receive('q', { max: 1, waitMs: 50_000, leaseMs: null, signal })
   const parked = [wait(), wait()]
-  await vi.waitFor(() => expect(wait(AbortSignal.timeout(10))).rejects.toMatchObject({ code: 'unavailable' }))
+  await waitFor(() => expect(wait(AbortSignal.timeout(10))).rejects.toMatchObject({ code: 'unavailable' }))
   leave.abort()
   expect((await Promise.all(parked)).map(({ messages }) => messages)).toEqual([[], []])
   await broker.send('q', [message('now')])

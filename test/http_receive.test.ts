@@ -1,8 +1,9 @@
 /** Receiving over HTTP: what a delivery shows, how long it waits, and that a client that has gone costs nothing. */
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { invalidField, refusal, type TestApp, testApp } from './support/app.ts'
+import { waitFor } from './support/wait.ts'
 
 let app: TestApp
 beforeAll(async () => {
@@ -120,7 +121,7 @@ describe('a client that has gone', () => {
     // A second call on the same queue has been answered only after the first was read.
     await app.receive(queue)
     poll.destroy()
-    await vi.waitFor(() => expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ aborted: true })))
+    await waitFor(() => expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ aborted: true })))
     await app.send(queue, 'for somebody else')
     expect(await app.receive(queue, '?wait=10s')).toMatchObject([{ body: 'for somebody else', attempt: 1 }])
     await close()
@@ -152,7 +153,7 @@ describe('a client that has gone', () => {
     await isLeased
     call.destroy()
     const gone = expect.objectContaining({ route: '/v1/queues/{queue}/receive', aborted: true })
-    await vi.waitFor(() => expect(slow.lines).toContainEqual(gone))
+    await waitFor(() => expect(slow.lines).toContainEqual(gone))
     expect(await slow.receive('q', '?wait=10s')).toMatchObject([{ body: 'x', attempt: 1 }])
     await slow.stop()
   })

@@ -1,9 +1,10 @@
 /** The socket: what is broken, slow, oversized or gone is answered in form or dropped, and stopping loses no answer. */
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Listening } from '../src/http/index.ts'
 import { type TestApp, testApp } from './support/app.ts'
+import { waitFor } from './support/wait.ts'
 
 const maxBodyBytes = 100_000
 let app: TestApp
@@ -143,7 +144,7 @@ describe('large bodies', () => {
   test('an announced body over the limit is refused before it is read', async () => {
     const { socket, text, ended } = await open()
     socket.write(head(`POST ${messages}`, `Content-Length: ${maxBodyBytes + 1}`))
-    await vi.waitFor(() => expect(text()).toContain('body_too_large'))
+    await waitFor(() => expect(text()).toContain('body_too_large'))
     expect(text()).toMatch(/\r\nconnection: close/i)
     socket.write('x'.repeat(maxBodyBytes + 1))
     await ended
@@ -162,7 +163,7 @@ describe('large bodies', () => {
   test('a client that goes while it is refused harms nobody', async () => {
     const { socket, text, ended } = await open()
     socket.write(head(`POST ${messages}`, `Content-Length: ${maxBodyBytes + 1}`))
-    await vi.waitFor(() => expect(text()).toContain('body_too_large'))
+    await waitFor(() => expect(text()).toContain('body_too_large'))
     socket.destroy()
     await ended
     expect(await exchange(head('GET /healthz', 'Connection: close'))).toMatch(/^HTTP\/1.1 200/)
@@ -199,7 +200,7 @@ describe('large bodies', () => {
     expectProblem(await exchange(unknown), 422, 'invalid_value')
     const { socket, text, ended } = await open()
     socket.write(ask(5, 'Connection: close'))
-    await vi.waitFor(() => expect(text()).toMatch(/^HTTP\/1.1 100/))
+    await waitFor(() => expect(text()).toMatch(/^HTTP\/1.1 100/))
     socket.write('hello')
     await ended
     expect(text()).toContain('HTTP/1.1 201')
@@ -216,12 +217,12 @@ describe('large bodies', () => {
     const { socket } = await open()
     socket.write(head(`POST ${messages}`, 'Content-Length: 100', 'Postern-Request-Id: half'))
     socket.write('only this')
-    await vi.waitFor(async () => {
+    await waitFor(async () => {
       // Answered after the server has taken in what was written before.
       expect((await exchange(head('GET /healthz', 'Connection: close'))).length).toBeGreaterThan(0)
     })
     socket.destroy()
-    await vi.waitFor(() =>
+    await waitFor(() =>
       expect(app.lines.slice(seen)).toContainEqual(expect.objectContaining({ request_id: 'half', aborted: true })),
     )
   })
@@ -232,7 +233,7 @@ describe('stopping', () => {
     await app.request(`/v1/queues/${queue}`, { method: 'PUT' })
     const connection = await open(port)
     connection.socket.write(head(`POST /v1/queues/${queue}/receive?wait=50s`, 'Content-Length: 0'))
-    await vi.waitFor(() => expect(polled).toContain(queue))
+    await waitFor(() => expect(polled).toContain(queue))
     return connection
   }
 
@@ -240,7 +241,7 @@ describe('stopping', () => {
     const own = await app.listen()
     const idle = await open(own.port)
     idle.socket.write(head('GET /healthz'))
-    await vi.waitFor(() => expect(idle.text()).toContain('"ok"'))
+    await waitFor(() => expect(idle.text()).toContain('"ok"'))
     const polling = await poll(own.port, 'slow')
     let stopped = false
     const stop = own.stop().then(() => {
@@ -274,7 +275,7 @@ describe('connections beyond their number', () => {
     const health = head('GET /healthz')
     for (const { socket, text } of [one, two]) {
       socket.write(health)
-      await vi.waitFor(() => expect(text()).toMatch(/^HTTP\/1.1 200/))
+      await waitFor(() => expect(text()).toMatch(/^HTTP\/1.1 200/))
     }
     const seen = app.lines.length
     const silent = await open(small.port)
@@ -289,10 +290,10 @@ describe('connections beyond their number', () => {
     expect(asking.text()).not.toMatch(/HTTP\/1.1 200/)
     expect(app.lines.slice(seen).map(({ status }) => status)).toEqual([503, 503])
     one.socket.destroy()
-    await vi.waitFor(async () => {
+    await waitFor(async () => {
       const next = await open(small.port)
       next.socket.write(health)
-      await vi.waitFor(() => expect(next.text()).toMatch(/^HTTP/))
+      await waitFor(() => expect(next.text()).toMatch(/^HTTP/))
       next.socket.destroy()
       expect(next.text()).toMatch(/^HTTP\/1.1 200/)
     })

@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { type BatchOptions, batch, budget, limiter, turns } from '../src/base/index.ts'
 import { formatRate, parseRate } from '../src/model/index.ts'
+import { waitFor } from './support/wait.ts'
 
 describe('a limiter', () => {
   const rates = fc.record({ count: fc.integer({ min: 1, max: 5000 }), perMs: fc.constantFrom(1000, 60_000, 3_600_000) })
@@ -183,7 +184,7 @@ test('turns: so many work at a time, the others in the order they came; one that
   )
   expect(begun).toEqual([0, 1])
   for (let n = 0; n < 5; n++) {
-    await vi.waitFor(() => expect(ends.length).toBeGreaterThan(n))
+    await waitFor(() => expect(ends.length).toBeGreaterThan(n))
     expect(begun.length).toBeLessThanOrEqual(n + 2)
     ends[n]?.()
   }

@@ -1,11 +1,12 @@
 /** A receive that is retried under the same Idempotency-Key: the same leases while they live, and never others beside them. */
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { invalidField, type Received, refusal, rootKey, type TestApp, testApp } from './support/app.ts'
 import { ack, type Bench, bodies, brokersOn, send, settle } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
+import { waitFor } from './support/wait.ts'
 
 describe('through the broker', () => {
   let bench: Bench
@@ -244,7 +245,7 @@ test('the messages of a client that has gone in the middle wait for its retry', 
   gone.end()
   await isLeased
   gone.destroy()
-  await vi.waitFor(() => expect(slow.lines).toContainEqual(expect.objectContaining({ aborted: true })))
+  await waitFor(() => expect(slow.lines).toContainEqual(expect.objectContaining({ aborted: true })))
   expect(await slow.receive('q')).toEqual([])
   const again = await slow.request('/v1/queues/q/receive', { method: 'POST', headers })
   expect(await again.json()).toMatchObject({ messages: [{ body: 'x', attempt: 1 }] })
