@@ -2,6 +2,7 @@
  * Group commit: while one run is under way, later calls gather and leave together in the next. An idle batch adds no
  * delay, a busy one makes larger runs. Nobody waits for ever, and what waits is bounded.
  */
+import { type Beside, worthBeside } from './beside.ts'
 import { after, monotonicMs, soon } from './clock.ts'
 
 type Call<T, R> = {
@@ -15,11 +16,8 @@ type Call<T, R> = {
 export type BatchOptions<T> = {
   /** Runs at once. */
   lanes: number
-  /**
-   * A run begins beside one under way only when so much weight waits, or something has waited so long: small runs side by side cost
-   * more than one that is larger.
-   */
-  beside?: { weight: number; afterMs: number }
+  /** When a run begins beside one under way; not given: whenever a lane is free. */
+  beside?: Beside
   /** Items, by weight, that one run carries; a single heavier item goes alone. */
   maxWeight: number
   weigh(item: T): number
@@ -47,35 +45,18 @@ export function batch<T, R>(
   let busy = 0
   let pumping = false
   let watching = false
-  let looking = false
-  const { beside } = options
+  const isWorthIt = options.beside ? worthBeside(options.beside, pump) : () => true
 
   function pump(): void {
     pumping = false
     while (busy < options.lanes && waiting.length > 0) {
-      if (busy > 0 && !isWorthIt()) return
+      if (busy > 0 && !isWorthIt(waitingWeight, waiting[0]?.sinceMs ?? 0)) return
       busy++
       void flush(take()).then(() => {
         busy--
         pump()
       })
     }
-  }
-
-  /** Whether to run beside what runs; if not yet, looks again in time. */
-  function isWorthIt(): boolean {
-    const [oldest] = waiting
-    if (!beside || !oldest || waitingWeight >= beside.weight) return true
-    const leftMs = oldest.sinceMs + beside.afterMs - monotonicMs()
-    if (leftMs <= 0) return true
-    if (!looking) {
-      looking = true
-      after(leftMs, () => {
-        looking = false
-        pump()
-      })
-    }
-    return false
   }
 
   function take(): Call<T, R>[] {

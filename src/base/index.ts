@@ -1,4 +1,5 @@
 export * from './batch.ts'
+export * from './beside.ts'
 export * from './budget.ts'
 export * from './clock.ts'
 export * from './histogram.ts'

@@ -2,18 +2,16 @@
  * Receiving: whoever asks takes a place in its queue's line; one lease statement looks for all who may find something, in as
  * many queues as there are, and what it brings is dealt out in the order of the places. A long poll holds no connection.
  */
-import { after, type Loop, loop, monotonicMs, randomToken, soon } from '../base/index.ts'
+import { type Loop, loop, monotonicMs, randomToken, soon, worthBeside } from '../base/index.ts'
 import { BrokerError, messageLimits, type Queue } from '../model/index.ts'
 import type { Database, LeaseClaim, LeasedRow, Runs } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
+import { beside } from './gathering.ts'
 import { createLines, type Line, type Taken, type Waiter } from './lines.ts'
 import type { Flight, Marks } from './marks.ts'
 
 const statementsAtOnce = 2
-/** Another statement begins beside one under way when receivers for so many messages ask, or have asked for so long; as in batches. */
-const besideMessages = 64
-const besideAfterMs = 5
 const rowsPerQueue = 1000
 const rowsPerStatement = 2000
 const queuesPerStatement = 500
@@ -89,7 +87,7 @@ export function createReceiver(options: Options): Receiver {
   /** Since the last statement was put together: for how many messages and since when somebody asks. */
   let wanted = 0
   let wantedSinceMs = 0
-  let looking = false
+  const isWorthIt = worthBeside(beside, pump)
   let stopped = false
 
   function pumpSoon(): void {
@@ -101,10 +99,10 @@ export function createReceiver(options: Options): Receiver {
   function pump(): void {
     pumping = false
     while (running < statementsAtOnce && hungry.size > 0) {
-      if (running > 0 && !isWorthIt()) return
+      if (running > 0 && !isWorthIt(wanted, wantedSinceMs)) return
       const { shares, leaseMs } = gather()
       // What did not fit into this statement is worth another at once.
-      wanted = hungry.size > 0 ? besideMessages : 0
+      wanted = hungry.size > 0 ? beside.weight : 0
       wantedSinceMs = monotonicMs()
       if (shares.length === 0) continue
       running++
@@ -113,18 +111,6 @@ export function createReceiver(options: Options): Receiver {
         if (hungry.size > 0) pumpSoon()
       })
     }
-  }
-
-  function isWorthIt(): boolean {
-    const leftMs = wantedSinceMs + besideAfterMs - monotonicMs()
-    if (wanted >= besideMessages || leftMs <= 0) return true
-    if (looking) return false
-    looking = true
-    after(leftMs, () => {
-      looking = false
-      pump()
-    })
-    return false
   }
 
   /**
