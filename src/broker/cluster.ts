@@ -1,7 +1,8 @@
 /**
  * What this gateway and the others tell each other: what became ready where, which queue's settings changed, that a key is
  * gone. Said at most every few milliseconds, together. A heartbeat that does not come back shows that listening has
- * silently died; a peer whose heartbeat stays away is taken for dead.
+ * silently died; a peer whose heartbeat stays away is taken for dead. A gateway that knows of no other does not tell what
+ * became ready; whoever meets another for the first time tells it to look again, for what was not told until then.
  */
 import { randomUUID } from 'node:crypto'
 import { after, type Loop, loop, monotonicMs, soon, type Timer } from '../base/index.ts'
@@ -24,7 +25,9 @@ export type ClusterEvents = {
 
 export type Cluster = {
   gateway: string
+  /** Nobody is told while nobody else is there. */
   appended(appended: Appended): void
+  /** Nor this. */
   rung(queueId: number): void
   queueChanged(queueId: number): void
   keysChanged(): void
@@ -72,6 +75,9 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
 
+  /** Whether anybody else may be serving the same queues. */
+  const hasPeers = (): boolean => peers.size > 0 || !isListening()
+
   function say(word?: string): void {
     if (word !== undefined) pendingWords.add(word)
     if (timer || isSoon) return
@@ -118,9 +124,10 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       }
       return
     }
-    if (!peers.has(from) && word === 'alive') say('alive')
+    if (!peers.has(from) && word !== 'leaving') say(`look ${from}`)
     peers.set(from, monotonicMs())
     if (word === 'leaving') peers.delete(from)
+    else if (word === 'look' && rest[0] === gateway) on.lost()
     else if (word === 'append') {
       for (const item of rest) {
         const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
@@ -193,12 +200,15 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   return {
     gateway,
     appended(item) {
+      if (!hasPeers()) return
       const name = `${item.queueId}:${item.lane}`
       const known = pendingAppends.get(name)
       if (!known || item.position < known.position) pendingAppends.set(name, item)
       say()
     },
-    rung: (queueId) => say(`ring ${queueId}`),
+    rung(queueId) {
+      if (hasPeers()) say(`ring ${queueId}`)
+    },
     queueChanged: (queueId) => say(`queue ${queueId}`),
     keysChanged: () => say('keys'),
     subscriptionChanged(subscription) {
@@ -212,7 +222,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     ask,
     listening: isListening,
     peers: () => peers.size,
-    hasPeers: () => peers.size > 0 || !isListening(),
+    hasPeers,
     async start() {
       if (listenUrl === null) return
       const began = new Promise<void>((resolve) => {

@@ -165,7 +165,7 @@ export function createWriter(options: Options): Writer {
     let queue = await queues.byName(name)
     let outcome = await enqueue({ queue, messages, atomic })
     if (outcome.results.some((result) => result.status === 'missing')) {
-      // Deleted, made anew, or given a bound since we last looked.
+      // Deleted, made anew, or given a bound or a delay since we last looked.
       queue = await queues.fresh(name)
       outcome = await enqueue({ queue, messages, atomic })
     }
@@ -191,6 +191,7 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
     queueId: queue.id,
     lane: laneOf(message.priority, false),
     message,
+    delayed: queue.delayMs > 0 || (message.delayMs ?? 0) > 0 || message.deliverAtMs !== null,
     immediate:
       (message.delayMs ?? queue.delayMs) === 0 &&
       message.deliverAtMs === null &&

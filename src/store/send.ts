@@ -1,7 +1,8 @@
 /** Storing new messages: one statement for all senders of all queues that gathered while the last one ran. */
 import type { NewMessage } from '../model/index.ts'
-import { type Database, numbers, numbersFrom, startsOf, texts } from './client.ts'
-import { fence } from './fence.ts'
+import { type Database, numbers, numbersFrom, type Parameter, startsOf, texts } from './client.ts'
+import { runNamed } from './named.ts'
+import { type SendParts, sendText } from './send_text.ts'
 
 /** One message to store, in the order of sending. */
 export type SendItem = {
@@ -14,6 +15,8 @@ export type SendItem = {
   handMs: number
   /** The subscription to whose dispatcher it is handed; 0: to anybody. */
   handFence: number
+  /** It may have a delay, of its own or its queue's, as far as is known. A queue that has one after all is `missing`. */
+  delayed: boolean
   /** On a lifo queue positions count down. */
   descending: boolean
   /** The queue has one order for each key. */
@@ -36,113 +39,6 @@ export type SendResult =
 
 export type SendAnswer = { results: SendResult[]; nowMs: number }
 
-/**
- * The queue's row is locked for key share, so a queue that is being deleted is either still there when the send commits
- * (and then is not empty) or answers `missing`. Two sends never wait for each other, except over the same dedup id, and
- * those are taken in one order everywhere. Served by the primary keys of `queues` and `dedup`.
- */
-const unboundedQueues = `
-  select o.slot, k.* from unnest($1::int[]) with ordinality o(id, slot) left join lateral (
-    select q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.fair, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
-      q.paused or q.max_leased is not null as closed, null::boolean[] as taken
-    from postern.queues q where q.id = o.id and q.max_messages is null and q.max_bytes is null for key share) k on true`
-
-/** One bounded queue: `admit` locks its row, so sends to it pass one at a time. */
-const boundedQueue = `
-  select 1 as slot, q.id, q."order" = 'lifo' as lifo, q."order" = 'keyed' as keyed, q.fair, q.delay_ms, q.ttl_ms, q.dedup_window_ms,
-    q.paused or q.max_leased is not null as closed, t.taken
-  from (select postern.admit(($1::int[])[1], $24::bigint[], $25::text[], $26::int[]) as taken) t
-  join postern.queues q on q.id = ($1::int[])[1] and t.taken is not null`
-
-/**
- * A message is handed over (stored already leased) only when the queue may lease and, in this statement's snapshot, no
- * ready message lies before it. The result is arrays, in the order asked: one row is cheaper than a thousand.
- */
-function statement(name: string, queues: string, keysFrom: number | null): string {
-  const keyed = keysFrom !== null
-  const keyArrays = keyed ? [0, 1].map((at) => `, $${keysFrom + at}::int[]`).join('') : ''
-  return `/* ${name} */
-with s as materialized (${queues}),${keyed ? openKeys(keysFrom + 2) : ''}
-a as materialized (
-  select array_agg(coalesce(s.id, 0) order by s.slot) as id, array_agg(coalesce(s.lifo, false) order by s.slot) as lifo,
-    array_agg(coalesce(s.keyed, false) order by s.slot) as keyed, array_agg(coalesce(s.fair, false) order by s.slot) as fair,
-    array_agg(coalesce(s.delay_ms, 0) order by s.slot) as delay, array_agg(coalesce(s.ttl_ms, 0) order by s.slot) as ttl,
-    array_agg(coalesce(s.dedup_window_ms, 0) order by s.slot) as dedup_window,
-    array_agg(coalesce(s.closed, true) or exists (
-      select 1 from unnest($19::int[], $20::smallint[], $21::bigint[]) p(slot, lane, mark) cross join lateral (
-        select 1 from postern.messages m where m.queue_id = s.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
-        limit 1) x where p.slot = s.slot) order by s.slot) as closed,
-    (select b.taken from s b where b.slot = 1) as taken
-  from s),
-n as materialized (
-  select i.*, ${keyed ? 'i.key is not null and a.keyed[i.slot]' : 'false'} as keyed, ${keyed ? 'i.key is not null and a.fair[i.slot]' : 'false'} as fair,
-    ${keyed ? 'coalesce(i.nth <= g.room[i.nth_key], false)' : 'false'} as open, coalesce(a.id[i.slot], 0) as queue_id, nextval('postern.message_position') as id, a.lifo[i.slot] as lifo, a.closed[i.slot] as closed,
-    coalesce(a.taken[i.ord], true) and a.id[i.slot] > 0 as taken,
-    coalesce(nullif(i.ttl_ms, -1), a.ttl[i.slot]) as lifetime_ms,
-    case when i.deliver_at_ms >= 0 then to_timestamp(i.deliver_at_ms / 1000.0)
-      else now() + coalesce(nullif(i.delay_ms, -1), a.delay[i.slot]) * interval '1 ms' end as due_at
-  from unnest($2::int[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[],
-    $10::int[], $11::int[], $13::int[], $17::int[], $22::int[]${keyArrays})
-    with ordinality i(slot, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, hand_ms, hand_fence${keyed ? ', nth_key, nth' : ''}, ord)
-  cross join a${keyed ? ' cross join g' : ''}),
-f as materialized (
-  insert into postern.dedup as d (queue_id, dedup_id, message_id, expires_at)
-  select a.id[x.slot], x.dedup_id, n.id[x.first], now() + case when n.taken[x.first] then a.dedup_window[x.slot] else 0 end * interval '1 ms'
-  from unnest($14::int[], $15::text[], $16::int[]) x(slot, dedup_id, first) cross join a
-  cross join (select array_agg(id order by ord) as id, array_agg(taken order by ord) as taken from n) n
-  on conflict (queue_id, dedup_id) do update set
-    message_id = case when d.expires_at > now() then d.message_id else excluded.message_id end,
-    expires_at = case when d.expires_at > now() then d.expires_at else excluded.expires_at end
-  returning message_id, expires_at > now() as live),
-w as materialized (
-  select n.*, (n.keyed or n.fair and n.due_at <= now()) and not (n.open and n.due_at <= now()) as chained, case when n.lifo then -n.id else n.id end as position, case when f.live[n.dedup] then f.id[n.dedup] else n.id end as first_id,
-    n.due_at <= now() as ready, n.hand_ms > 0 and (n.open or not n.keyed) and not n.fair and n.due_at <= now() and not n.closed and ${fence('n.hand_fence', '$23::text')} as handed
-  from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
-m as (
-  insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body, chain,
-    lease_token, leased_until, attempts)
-  select queue_id, lane, position, id, now(), now() + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
-    substring($12::bytea from body_from for body_bytes), case when keyed or fair then id end, case when handed then $18::bigint else 0 end,
-    case when handed then now() + hand_ms * interval '1 ms' else '-infinity' end, handed::int
-  from w where taken and ready and first_id = id and not chained),
-l as (
-  insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select now() + hand_ms * interval '1 ms', $18::bigint, queue_id, lane, array_agg(position)
-  from w where taken and handed and first_id = id group by queue_id, lane, hand_ms),
-d as (
-  insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
-  select due_at, queue_id, lane, position, id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,
-    substring($12::bytea from body_from for body_bytes)
-  from w where taken and not ready and first_id = id and not chained)${keyed ? behind : ''}
-select array_agg(first_id order by ord)::text as ids,
-  array_agg(case when queue_id = 0 then 3 when not taken then 2 when first_id <> id then 1 when handed then 4 when chained then 5 else 0 end order by ord)::text as states,
-  case when bool_or(not ready) then array_agg(case when ready then 0 else date_part('epoch', due_at) * 1000 end order by ord)::text end as due,
-  date_part('epoch', now()) * 1000 as now_ms
-from w`
-}
-
-/**
- * The distinct keys, and how many messages of each need not wait behind others. Locks them before positions are drawn: those of one key
- * follow the order of commits.
- */
-const openKeys = (from: number): string => `
-g as materialized (
-  select postern.open_keys(array_agg(coalesce(s.id, 0) order by p.ord), array_agg(p.key order by p.ord), array_agg(p.done order by p.ord)) as room
-  from unnest($${from}::int[], $${from + 1}::text[], $${from + 2}::bigint[]) with ordinality p(slot, key, done, ord)
-  left join s on s.slot = p.slot and (s.keyed or s.fair)),`
-
-const behind = `,
-v as (
-  insert into postern.waiting (queue_id, key, position, id, due_at, lane, enqueued_at, expires_at, content_type, headers, body)
-  select queue_id, key, id, id, due_at, lane, now(), due_at + lifetime_ms * interval '1 ms', content_type, headers::jsonb,
-    substring($12::bytea from body_from for body_bytes)
-  from w where taken and first_id = id and chained)`
-
-const sendText = statement('send', unboundedQueues, null)
-const sendKeyedText = statement('send to keyed queues', unboundedQueues, 24)
-const sendBoundedText = statement('send to a bounded queue', boundedQueue, null)
-const sendBoundedKeyedText = statement('send to a bounded keyed queue', boundedQueue, 27)
-
 type Row = { ids: string | null; states: string; due: string | null; now_ms: number }
 
 /**
@@ -157,11 +53,16 @@ export async function send(
   gateway: string,
   doneUpTo: DoneUpTo | null,
 ): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(doneUpTo ? sendKeyedText : sendText, [
-    ...parameters(items, probes, token, gateway),
-    ...(doneUpTo ? keyParameters(items, doneUpTo) : []),
-  ])
-  return answer(row, items.length)
+  const hands = items.some((item) => item.handMs > 0)
+  return await store(db, items, { bounded: false, hands }, doneUpTo, (slotOf) => ({
+    token: () => token,
+    gateway: () => gateway,
+    hand_ms: () => numbers(items.map((item) => item.handMs)),
+    hand_fence: () => numbers(items.map((item) => item.handFence)),
+    probe_slot: () => numbers(probes.map((probe) => slotOf(probe.queueId))),
+    probe_lane: () => numbers(probes.map((probe) => probe.lane)),
+    probe_mark: () => numbers(probes.map((probe) => probe.mark)),
+  }))
 }
 
 /** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
@@ -170,26 +71,80 @@ export async function sendBounded(
   items: readonly SendItem[],
   doneUpTo: DoneUpTo | null,
 ): Promise<SendAnswer> {
-  const [row] = await db.hot<Row>(doneUpTo ? sendBoundedKeyedText : sendBoundedText, [
-    ...parameters(items, [], 0, ''),
-    numbers(items.map((item) => item.message.body.length)),
-    texts(items.map((item) => item.message.dedupId)),
-    numbers(items.map((item) => item.group)),
-    ...(doneUpTo ? keyParameters(items, doneUpTo) : []),
-  ])
+  return await store(db, items, { bounded: true, hands: false }, doneUpTo, () => ({
+    bytes: () => numbers(items.map((item) => item.message.body.length)),
+    dedup_ids: () => texts(items.map((item) => item.message.dedupId)),
+    groups: () => numbers(items.map((item) => item.group)),
+  }))
+}
+
+type Values = Record<string, () => Parameter>
+
+async function store(
+  db: Database,
+  items: readonly SendItem[],
+  kind: Pick<SendParts, 'bounded' | 'hands'>,
+  doneUpTo: DoneUpTo | null,
+  more: (slotOf: SlotOf) => Values,
+): Promise<SendAnswer> {
+  const { queueIds, slotOf } = slotsOf(items)
+  const parts = {
+    ...kind,
+    keyed: doneUpTo !== null,
+    dedup: items.some((item) => item.message.dedupId !== null),
+    delays: items.some((item) => item.delayed),
+  }
+  const [row] = await runNamed<Row>(db, sendText(parts), {
+    queue_ids: () => numbers(queueIds),
+    ...messageValues(items, slotOf),
+    ...(parts.dedup ? dedupValues(items, slotOf) : {}),
+    ...(doneUpTo ? keyValues(items, slotOf, doneUpTo) : {}),
+    ...more(slotOf),
+  })
   return answer(row, items.length)
 }
 
+type SlotOf = (queueId: number) => number
+
 /** Of the queues in a statement, in order, and where each has its place, from 1. */
-function slotsOf(items: readonly SendItem[]): { queueIds: number[]; slotOf(queueId: number): number } {
+function slotsOf(items: readonly SendItem[]): { queueIds: number[]; slotOf: SlotOf } {
   const queueIds = [...new Set(items.map((item) => item.queueId))].sort((a, b) => a - b)
+  if (queueIds.length === 1) return { queueIds, slotOf: () => 1 }
   const slots = new Map(queueIds.map((id, at) => [id, at + 1]))
   return { queueIds, slotOf: (queueId) => slots.get(queueId) ?? 0 }
 }
 
+function messageValues(items: readonly SendItem[], slotOf: SlotOf): Values {
+  const bodies = items.map((item) => item.message.body)
+  const lengths = bodies.map((body) => body.length)
+  const of = (read: (message: NewMessage) => number): string => numbers(items.map((item) => read(item.message)))
+  return {
+    slot: () => numbers(items.map((item) => slotOf(item.queueId))),
+    lane: () => numbers(items.map((item) => item.lane)),
+    ttl_ms: () => of((message) => message.ttlMs ?? -1),
+    content_type: () => texts(items.map((item) => item.message.contentType)),
+    key: () => texts(items.map((item) => item.message.key)),
+    headers: () => texts(items.map(({ message: { headers } }) => (headers === null ? null : JSON.stringify(headers)))),
+    body_from: () => numbers(startsOf(lengths)),
+    body_bytes: () => numbers(lengths),
+    body: () => (bodies.length === 1 && bodies[0] ? bodies[0] : Buffer.concat(bodies)),
+    delay_ms: () => of((message) => message.delayMs ?? -1),
+    deliver_at_ms: () => of((message) => message.deliverAtMs ?? -1),
+  }
+}
+
+function dedupValues(items: readonly SendItem[], slotOf: SlotOf): Values {
+  const { dedup, entries } = dedupEntries(items, slotOf)
+  return {
+    dedup: () => numbers(dedup),
+    entry_slot: () => numbers(entries.map((entry) => entry.slot)),
+    entry_id: () => texts(entries.map((entry) => entry.dedupId)),
+    entry_first: () => numbers(entries.map((entry) => entry.first)),
+  }
+}
+
 /** For each message the place of its key among the distinct ones (from 1; 0: none), and which of its key it is; then the distinct keys. */
-function keyParameters(items: readonly SendItem[], doneUpTo: DoneUpTo) {
-  const { slotOf } = slotsOf(items)
+function keyValues(items: readonly SendItem[], slotOf: SlotOf, doneUpTo: DoneUpTo): Values {
   const keys = new Map<string, { at: number; slot: number; key: string; done: number; count: number }>()
   const places = items.map(({ queueId, message: { key } }) => {
     if (key === null) return { at: 0, nth: 0 }
@@ -201,45 +156,13 @@ function keyParameters(items: readonly SendItem[], doneUpTo: DoneUpTo) {
     return { at: each.at, nth: each.count }
   })
   const distinct = [...keys.values()]
-  return [
-    numbers(places.map((place) => place.at)),
-    numbers(places.map((place) => place.nth)),
-    numbers(distinct.map((each) => each.slot)),
-    texts(distinct.map((each) => each.key)),
-    numbers(distinct.map((each) => each.done)),
-  ]
-}
-
-function parameters(items: readonly SendItem[], probes: readonly Probe[], token: number, gateway: string) {
-  const { queueIds, slotOf } = slotsOf(items)
-  const { dedup, entries } = dedupEntries(items, slotOf)
-  const offsets = startsOf(items.map((item) => item.message.body.length))
-  const of = (read: (message: NewMessage) => number): string => numbers(items.map((item) => read(item.message)))
-  return [
-    numbers(queueIds),
-    numbers(items.map((item) => slotOf(item.queueId))),
-    numbers(items.map((item) => item.lane)),
-    of((message) => message.delayMs ?? -1),
-    of((message) => message.deliverAtMs ?? -1),
-    of((message) => message.ttlMs ?? -1),
-    texts(items.map((item) => item.message.contentType)),
-    texts(items.map((item) => item.message.key)),
-    texts(items.map((item) => (item.message.headers === null ? null : JSON.stringify(item.message.headers)))),
-    numbers(offsets),
-    of((message) => message.body.length),
-    items.length === 1 && items[0] ? items[0].message.body : Buffer.concat(items.map((item) => item.message.body)),
-    numbers(dedup),
-    numbers(entries.map((entry) => entry.slot)),
-    texts(entries.map((entry) => entry.dedupId)),
-    numbers(entries.map((entry) => entry.first)),
-    numbers(items.map((item) => item.handMs)),
-    token,
-    numbers(probes.map((probe) => slotOf(probe.queueId))),
-    numbers(probes.map((probe) => probe.lane)),
-    numbers(probes.map((probe) => probe.mark)),
-    numbers(items.map((item) => item.handFence)),
-    gateway,
-  ]
+  return {
+    nth_key: () => numbers(places.map((place) => place.at)),
+    nth: () => numbers(places.map((place) => place.nth)),
+    key_slot: () => numbers(distinct.map((each) => each.slot)),
+    keys: () => texts(distinct.map((each) => each.key)),
+    key_done: () => numbers(distinct.map((each) => each.done)),
+  }
 }
 
 type DedupEntry = { slot: number; dedupId: string; first: number }
