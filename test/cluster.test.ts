@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { type Cluster, createCluster } from '../src/broker/cluster.ts'
 import type { Broker } from '../src/broker/index.ts'
 import { connect } from '../src/store/index.ts'
-import { bodies, brokerOn, message, receive, send } from './support/broker.ts'
+import { bodies, brokerOn, receive, send } from './support/broker.ts'
 import { eventually, type TestDatabase, testDatabase } from './support/postgres.ts'
 
 let db: TestDatabase
@@ -84,14 +84,4 @@ test('gateways that meet tell each other to look again, and each does', async ()
   await eventually(() => !a.hasPeers())
   await a.stop()
   await database.close()
-})
-
-test('a delay that another gateway has just given to a queue holds, though this one has not heard of it', async () => {
-  const a = await start()
-  await a.admin.putQueue('q', {})
-  await send(a, 'q', 'at once')
-  await db.sql`update postern.queues set delay_ms = 60000 where name = 'q'`
-  const [sent] = await a.send('q', [message('later')])
-  expect(sent instanceof Error ? 0 : (sent?.availableAt.getTime() ?? 0)).toBeGreaterThan(Date.now() + 30_000)
-  expect((await a.admin.getQueue('q')).counts).toMatchObject({ ready: 1, delayed: 1 })
 })

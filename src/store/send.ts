@@ -54,7 +54,8 @@ export async function send(
   doneUpTo: DoneUpTo | null,
 ): Promise<SendAnswer> {
   const hands = items.some((item) => item.handMs > 0)
-  return await store(db, items, { bounded: false, hands }, doneUpTo, (slotOf) => ({
+  const fences = items.some((item) => item.handFence > 0)
+  return await store(db, items, { bounded: false, hands, fences }, doneUpTo, (slotOf) => ({
     token: () => token,
     gateway: () => gateway,
     hand_ms: () => numbers(items.map((item) => item.handMs)),
@@ -71,7 +72,7 @@ export async function sendBounded(
   items: readonly SendItem[],
   doneUpTo: DoneUpTo | null,
 ): Promise<SendAnswer> {
-  return await store(db, items, { bounded: true, hands: false }, doneUpTo, () => ({
+  return await store(db, items, { bounded: true, hands: false, fences: false }, doneUpTo, () => ({
     bytes: () => numbers(items.map((item) => item.message.body.length)),
     dedup_ids: () => texts(items.map((item) => item.message.dedupId)),
     groups: () => numbers(items.map((item) => item.group)),
@@ -83,7 +84,7 @@ type Values = Record<string, () => Parameter>
 async function store(
   db: Database,
   items: readonly SendItem[],
-  kind: Pick<SendParts, 'bounded' | 'hands'>,
+  kind: Pick<SendParts, 'bounded' | 'hands' | 'fences'>,
   doneUpTo: DoneUpTo | null,
   more: (slotOf: SlotOf) => Values,
 ): Promise<SendAnswer> {
