@@ -21,7 +21,7 @@ export function chartOf(results: { verdicts: Verdict[]; rows: Row[]; latencies: 
       bars,
     })),
     ...grouped(results.latencies.map((row) => [row.name, latencyBar(row)])).map(([title, bars]) => ({
-      title: `${title}: milliseconds, p50 to p99`,
+      title: `${title}: milliseconds, p50 / p99 / p99.9`,
       bars,
     })),
   ].filter(({ bars }) => bars.length > 0)
@@ -83,7 +83,7 @@ function verdictBar({ name, wanted, reached, most, holds }: Verdict): Bar {
 
 function drawGroup({ title, bars }: Group, y: number): string {
   const most = Math.max(...bars.map(({ value, high }) => Math.max(value, high ?? 0)), Number.MIN_VALUE)
-  const scale = (value: number): number => (value / most) * (width - labelWidth - 150)
+  const scale = (value: number): number => (value / most) * (width - labelWidth - 190)
   const drawn = bars.map((bar, at) => {
     const top = y + headHeight + at * step
     const [low, high] = [labelWidth + scale(bar.low ?? bar.value), labelWidth + scale(bar.high ?? bar.value)]

@@ -4,7 +4,7 @@ import type { Cell, LatencyRow, Part, Row, Table } from './rounds.ts'
 
 const nameWidth = 72
 
-/** Every value that a ratio or a figure can ask for, by its name; of rates `name cpu` too, of latencies `name p50`, `name p99`, `name p999`. */
+/** Every value that a ratio or a figure can ask for, by its name; of rates `name cpu` too, of latencies `name p50`, `name p95`, `name p99`, `name p999`. */
 export function valuesOf(
   rows: readonly Row[],
   latencies: readonly LatencyRow[],
@@ -13,8 +13,8 @@ export function valuesOf(
   const values = new Map(rows.map(({ name, perSecond }) => [name, perSecond]))
   for (const { name, ownS, servingS, databaseS } of rows)
     if (databaseS !== null) values.set(`${name} cpu`, ownS + (servingS ?? 0) + databaseS)
-  for (const { name, p50, p99, p999 } of latencies) {
-    for (const [key, value] of Object.entries({ p50, p99, p999 })) values.set(`${name} ${key}`, value)
+  for (const { name, p50, p95, p99, p999 } of latencies) {
+    for (const [key, value] of Object.entries({ p50, p95, p99, p999 })) values.set(`${name} ${key}`, value)
     values.set(name, p50)
   }
   for (const table of tables) for (const [name, value] of Object.entries(table.values)) values.set(name, value)
@@ -55,10 +55,10 @@ function rateLines(title: string, rows: readonly Row[]): string[] {
 }
 
 const latencyLines = (latencies: readonly LatencyRow[]): string[] => [
-  'milliseconds'.padEnd(nameWidth) + ['p50', 'p99', 'p99.9', 'count'].map((each) => each.padStart(10)).join(''),
+  'milliseconds'.padEnd(nameWidth) + ['p50', 'p95', 'p99', 'p99.9', 'count'].map((each) => each.padStart(10)).join(''),
   ...latencies.map(
-    ({ name, p50, p99, p999, count }) =>
-      name.padEnd(nameWidth) + [cell(p50, 2), cell(p99, 2), cell(p999, 2), cell(count, 0)].join(''),
+    ({ name, p50, p95, p99, p999, count }) =>
+      name.padEnd(nameWidth) + [cell(p50, 2), cell(p95, 2), cell(p99, 2), cell(p999, 2), cell(count, 0)].join(''),
   ),
 ]
 

@@ -50,7 +50,7 @@ export type Row = {
   walBytesEach: number | null
   perTransaction: number | null
 }
-export type LatencyRow = { name: string; count: number; p50: number; p99: number; p999: number }
+export type LatencyRow = { name: string; count: number; p50: number; p95: number; p99: number; p999: number }
 
 type Call = {
   callers: number
@@ -134,6 +134,7 @@ export const latencyRow = (name: string, took: readonly number[]): LatencyRow =>
   name,
   count: took.length,
   p50: quantile(took, 0.5),
+  p95: quantile(took, 0.95),
   p99: quantile(took, 0.99),
   p999: quantile(took, 0.999),
 })

@@ -30,7 +30,7 @@ describe('the arithmetic', () => {
     const numbers = Array.from({ length: 1000 }, (_, n) => n + 1)
     expect([0.5, 0.99, 0.999].map((share) => quantile(numbers, share))).toEqual([501, 991, 1000])
     expect(quantile([], 0.5)).toBe(0)
-    expect(latencyRow('x', numbers)).toEqual({ name: 'x', count: 1000, p50: 501, p99: 991, p999: 1000 })
+    expect(latencyRow('x', numbers)).toEqual({ name: 'x', count: 1000, p50: 501, p95: 951, p99: 991, p999: 1000 })
   })
 
   test('a rate between two moments uses the samples at or after them', () => {
@@ -115,7 +115,7 @@ describe('the judgement', () => {
     { name: 'not measured', value: 'elsewhere', wanted: 1 },
   ]
   const valuesWith = (ours: number, p99: number) =>
-    valuesOf([row('ours', ours), row('theirs', 100)], [{ name: 'wait', count: 1, p50: 1, p99, p999: 99 }], [])
+    valuesOf([row('ours', ours), row('theirs', 100)], [{ name: 'wait', count: 1, p50: 1, p95: 1, p99, p999: 99 }], [])
 
   test('holds at exactly what is wanted, and not beyond it', () => {
     expect(judge(questions, valuesWith(400, 25)).map(({ holds }) => holds)).toEqual([true, true])
@@ -166,7 +166,7 @@ describe('what is shown', () => {
   })
 
   test('the picture has a bar for each result, grouped, and is well formed whatever the names hold', () => {
-    const latencies = [{ name: 'wait, <us> & "them"', count: 1, p50: 1, p99: 2, p999: 3 }]
+    const latencies = [{ name: 'wait, <us> & "them"', count: 1, p50: 1, p95: 2, p99: 2, p999: 3 }]
     const verdicts = judge([{ name: 'faster', value: 'ours', wanted: 4 }], new Map([['ours', 5]]))
     const svg = chartOf({ verdicts, rows: [row('x  cycle, ours', 300), row('x  cycle, theirs', 100)], latencies })
     expect(svg.match(/height="16"/g)).toHaveLength(4)
