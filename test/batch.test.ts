@@ -99,3 +99,21 @@ test('what waits is bounded, in weight and in time', async () => {
   runs[0]?.end()
   expect(await first).toBe('a!')
 })
+
+test('a patient batch waits for its first run too: until enough waits, or for so long', async () => {
+  const { runs, call, began } = controlled({ beside: { weight: 3, afterMs: 3_600_000 }, patient: true })
+  const answers = [call('a'), call('b')]
+  await settled()
+  expect(began()).toEqual([])
+  answers.push(call('c'))
+  await settled()
+  expect(began()).toEqual(['abc'])
+  runs[0]?.end()
+  expect(await Promise.all(answers)).toEqual(['a!', 'b!', 'c!'])
+
+  const soon = controlled({ beside: { weight: 3, afterMs: 20 }, patient: true })
+  const alone = soon.call('d')
+  await eventually(() => soon.runs.length === 1)
+  soon.runs[0]?.end()
+  expect(await alone).toBe('d!')
+})

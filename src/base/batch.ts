@@ -1,6 +1,6 @@
 /**
  * Group commit: while one run is under way, later calls gather and leave together in the next. An idle batch adds no
- * delay, a busy one makes larger runs. Nobody waits for ever, and what waits is bounded.
+ * delay unless it is patient, a busy one makes larger runs. Nobody waits for ever, and what waits is bounded.
  */
 import { type Beside, worthBeside } from './beside.ts'
 import { after, monotonicMs, soon } from './clock.ts'
@@ -18,6 +18,8 @@ export type BatchOptions<T> = {
   lanes: number
   /** When a run begins beside one under way; not given: whenever a lane is free. */
   beside?: Beside
+  /** It waits as long for the first run too: nobody is in a hurry. */
+  patient?: boolean
   /** Items, by weight, that one run carries; a single heavier item goes alone. */
   maxWeight: number
   weigh(item: T): number
@@ -50,7 +52,7 @@ export function batch<T, R>(
   function pump(): void {
     pumping = false
     while (busy < options.lanes && waiting.length > 0) {
-      if (busy > 0 && !isWorthIt(waitingWeight, waiting[0]?.sinceMs ?? 0)) return
+      if ((busy > 0 || options.patient) && !isWorthIt(waitingWeight, waiting[0]?.sinceMs ?? 0)) return
       busy++
       void flush(take()).then(() => {
         busy--

@@ -1,11 +1,11 @@
-/** What all workers of a gateway report, gathered: settles leave with those of the same moment, attempts a little later together. */
-import { after, batch, type Timer } from '../base/index.ts'
+/** What all workers of a gateway report, gathered: settles for which somebody waits leave with those of the same moment, all else a little later together. */
+import { after, type BatchOptions, batch, type Timer } from '../base/index.ts'
 import type { AttemptReport, Broker } from '../broker/index.ts'
 import { BrokerError, type SettleAction } from '../model/index.ts'
 
 export type Gathered = {
-  /** Resolves after the commit. Throws unavailable. */
-  settle(action: SettleAction): Promise<void>
+  /** Resolves after the commit. Throws unavailable. `patient`: nothing can be delivered the sooner for it. */
+  settle(action: SettleAction, patient: boolean): Promise<void>
   /** Does not wait. What the database does not take is logged and dropped: the log of attempts is no ledger. */
   record(attempt: AttemptReport): void
   /** Writes what is still here. */
@@ -19,6 +19,8 @@ type Options = {
 
 /** A fuller statement costs less for each attempt; nobody waits for it. Measured at 1.1x webhooks a second. */
 const gatherMs = 25
+/** For acks that free nothing; a gateway that is killed meanwhile leaves those messages to be delivered once more. */
+const patience = { weight: 64, afterMs: 15 }
 const mostAtOnce = 500
 const mostWaiting = 20_000
 const anyQueue = { queue: null, may: () => true }
@@ -28,21 +30,25 @@ export function createGathered({ broker, log }: Options): Gathered {
   let timer: Timer | undefined
   let writing: Promise<void> | undefined
 
-  const settle = batch<SettleAction, null>(
-    async (actions) => {
-      await broker.settle(actions, anyQueue)
-      return actions.map(() => null)
-    },
-    {
-      lanes: 4,
-      maxWeight: 500,
-      weigh: () => 1,
-      maxWaiting: 100_000,
-      maxWaitMs: 10_000,
-      overloaded: () => new BrokerError('unavailable', 'Too many webhooks wait to be settled.', { retryAfterS: 1 }),
-      harmless: () => false,
-    },
-  )
+  const settling = (more: Partial<BatchOptions<SettleAction>>) =>
+    batch<SettleAction, null>(
+      async (actions) => {
+        await broker.settle(actions, anyQueue)
+        return actions.map(() => null)
+      },
+      {
+        lanes: 4,
+        maxWeight: 500,
+        weigh: () => 1,
+        maxWaiting: 100_000,
+        maxWaitMs: 10_000,
+        overloaded: () => new BrokerError('unavailable', 'Too many webhooks wait to be settled.', { retryAfterS: 1 }),
+        harmless: () => false,
+        ...more,
+      },
+    )
+  const settleNow = settling({})
+  const settleSoon = settling({ beside: patience, patient: true })
 
   function record(attempt: AttemptReport): void {
     if (waiting.length >= mostWaiting) waiting.shift()
@@ -71,7 +77,7 @@ export function createGathered({ broker, log }: Options): Gathered {
   }
 
   return {
-    settle: async (action) => void (await settle(action)),
+    settle: async (action, patient) => void (await (patient ? settleSoon(action) : settleNow(action))),
     record,
     async flush() {
       timer?.cancel()

@@ -3,7 +3,6 @@
  * and dials only addresses that it may: the check is on the address that is dialled, so no notation and no second DNS answer helps.
  */
 import dns from 'node:dns'
-import { setMaxListeners } from 'node:events'
 import type { LookupFunction } from 'node:net'
 import { type Client, errors } from 'undici'
 import { after, monotonicMs } from '../base/index.ts'
@@ -79,8 +78,6 @@ function exchange(client: Client, url: URL, request: SendRequest): Promise<Answe
     let isSent = false
     let timer = after(timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
     const broken = (): void => end(failure('aborted'))
-    // One signal serves all that is under way, which is often more than the ten that Node warns of.
-    setMaxListeners(0, signal)
     signal.addEventListener('abort', broken, { once: true })
 
     /** The first to call it decides; `otherwise` is what to say when no head had come. */

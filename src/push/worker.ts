@@ -2,6 +2,7 @@
  * Delivers for one subscription: takes as many messages as may be under way, sends each, and settles it by the verdict on the
  * answer. A gateway owns the subscription, so what is counted here (concurrency, rate, circuit) holds over all gateways.
  */
+import { setMaxListeners } from 'node:events'
 import { after, monotonicMs, type Pace, pace, random, sleep, type Timer, wallMs } from '../base/index.ts'
 import type { Assignment, Broker } from '../broker/index.ts'
 import {
@@ -85,6 +86,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   let stopped = false
   let failing = first.health.failingSince !== null
   const breakOff = new AbortController()
+  // It serves all that is under way, which is often more than the ten that Node warns of.
+  setMaxListeners(0, breakOff.signal)
   const settling = new Set<Promise<unknown>>()
   const reporter = createReporter({
     desk: broker.desk,
@@ -128,11 +131,10 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
 
   /** What waits here while others hang goes back: somebody else may have it, and its lease is no longer long enough. */
   function returnStale(nowMs: number): void {
-    const alive = deps.alive()
-    const stale = waiting.filter(({ sinceMs }) => !alive || nowMs - sinceMs >= staleMs)
-    if (stale.length === 0) return
-    waiting = waiting.filter((each) => !stale.includes(each))
-    for (const { delivery } of stale) settle(delivery, { action: 'return', receipt: delivery.receipt })
+    // In the order of coming: how many at the beginning are too old.
+    const fresh = deps.alive() ? waiting.findIndex(({ sinceMs }) => nowMs - sinceMs < staleMs) : -1
+    for (const { delivery } of waiting.splice(0, fresh === -1 ? waiting.length : fresh))
+      settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
   const limitAt = (nowMs: number): number => Math.min(assignment.concurrency, permits(circuit, nowMs))
@@ -296,7 +298,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   async function settled(delivery: Delivery, action: SettleAction): Promise<void> {
     for (;;) {
       try {
-        await gathered.settle(action)
+        await gathered.settle(action, action.action === 'ack' && !assignment.ackFrees)
         return
       } catch (error) {
         const unavailable = error instanceof BrokerError && error.code === 'unavailable'

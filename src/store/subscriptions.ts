@@ -19,6 +19,8 @@ export type StoredSubscription = Subscription & {
   queueId: number
   version: number
   queueMaxAttempts: number
+  /** An ack lets others be leased: the queue has an order for each key, or a bound on its leases. */
+  ackFrees: boolean
   /** Live ones, the newest first. */
   secrets: { secret: string; expiresMs: number | null }[]
 }
@@ -30,6 +32,7 @@ type Row = {
   queue_id: number
   queue: string
   queue_max_attempts: number
+  ack_frees: boolean
   topic: string | null
   pattern: string | null
   filter: Filter | null
@@ -54,7 +57,7 @@ type Row = {
 }
 
 const columns = `s.*, case when s.circuit = 'open' and s.held_until <= now() then 'half_open' else s.circuit end as circuit,
-  q.name as queue, q.max_attempts as queue_max_attempts, t.name as topic, (
+  q.name as queue, q.max_attempts as queue_max_attempts, q."order" = 'keyed' or q.max_leased is not null as ack_frees, t.name as topic, (
     select coalesce(jsonb_agg(jsonb_build_object('secret', x.secret, 'expires_ms', date_part('epoch', x.expires_at) * 1000) order by x.id desc), '[]') from postern.subscription_secrets x
     where x.subscription_id = s.id and (x.expires_at is null or x.expires_at > now())) as secrets
   from postern.subscriptions s join postern.queues q on q.id = s.queue_id left join postern.topics t on t.id = s.topic_id`
@@ -271,6 +274,7 @@ const subscriptionFrom = (row: Row): StoredSubscription => ({
   queue: row.queue,
   queueId: row.queue_id,
   queueMaxAttempts: row.queue_max_attempts,
+  ackFrees: row.ack_frees,
   url: row.url,
   format: row.format,
   headers: row.headers,
