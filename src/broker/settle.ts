@@ -90,7 +90,8 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
     const work: Work[] = []
     for (const [at, action] of actions.entries()) {
       const receipt = codec().decode(action.receipt)
-      const queue = receipt && (await queues.byId(receipt.queueId))
+      // Without waiting where it can be: there may be thousands.
+      const queue = receipt && (queues.known(receipt.queueId) ?? (await queues.byId(receipt.queueId)))
       if (receipt && queue && (name === null || queue.name === name)) {
         if (!may(queue.name))
           throw new BrokerError('forbidden', `This key may not receive from the queue ${queue.name}.`)
