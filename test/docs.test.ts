@@ -13,6 +13,9 @@ const read = (name: string): string => readFileSync(new URL(name, root), 'utf8')
 const block = (text: string, language: string, nth = 0): string =>
   text.split(`\`\`\`${language}\n`)[nth + 1]?.split('\n```')[0] ?? ''
 
+/** Statements in lists are indented. */
+const indented = (text: string, nth: number): string => block(text.replaceAll(/^ {3}/gm, ''), 'sql', nth)
+
 test('every problem has its line in docs/diagnosis.md, with its advice', () => {
   const rows = read('docs/diagnosis.md').match(/^\| `.*$/gm)
   expect(rows).toEqual(
@@ -51,6 +54,31 @@ test('docs/backup.md knows every table, and its statement moves ids on', async (
   await database.sql.unsafe(block(text, 'sql'))
   const [after = ''] = await send(broker, 'q', 'x')
   expect(Number.parseInt(after.slice(4), 36) - Number.parseInt(before.slice(4), 36)).toBeGreaterThan(999_999_999)
+  await broker.stop(1000)
+  await database.drop()
+})
+
+test('the statements of docs/upgrade.md hold runs back, tell when none is left, and let them go on', async () => {
+  const database = await testDatabase()
+  const text = read('docs/upgrade.md')
+  const [clean = '', expect0 = '', count = '', takeBack = ''] = [0, 1, 2, 3].map((nth) => indented(text, nth))
+  const broker = brokerOn(database.url)
+  await broker.start()
+  await broker.admin.putQueue('q', { order: 'keyed' })
+  await send(broker, 'q', ...['1', '2', '3', '4', '5', '6'].map((body) => message(body, { key: 'k' })))
+  const runs = async (): Promise<number> => (await database.sql.unsafe(count))[0]?.count as number
+  const first = await receive(broker, 'q', 2, { waitMs: 5000 })
+  expect([first.length, Number(await runs())]).toEqual([2, 1])
+  await database.sql.unsafe(expect0)
+  // That it is expected is not that it was killed.
+  await database.sql.unsafe(clean)
+  await ack(broker, ...first)
+  expect(Number(await runs())).toBe(0)
+  const second = await receive(broker, 'q', 2, { waitMs: 5000 })
+  expect(second).toHaveLength(1)
+  await ack(broker, ...second)
+  await database.sql.unsafe(takeBack)
+  expect(await receive(broker, 'q', 2, { waitMs: 5000 })).toHaveLength(2)
   await broker.stop(1000)
   await database.drop()
 })

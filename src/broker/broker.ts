@@ -27,6 +27,7 @@ import { createHandOver } from './handover.ts'
 import { createHolds, forgetEnded } from './holds.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
+import { createPresence } from './presence.ts'
 import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
@@ -92,8 +93,11 @@ export function createBroker(options: BrokerOptions): Broker {
         access.forget()
         receiver.ringAll()
       },
+      met: () => presence.met(),
+      left: (other) => presence.left(other),
     },
   })
+  const presence = createPresence({ db, gateway: cluster.gateway, heard: cluster.heard, log })
   const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs), observe.swept)
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
@@ -351,6 +355,7 @@ export function createBroker(options: BrokerOptions): Broker {
     watch,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
+      await presence.start()
       await cluster.start()
       if (options.upkeep) {
         const leasesExpired = (rows: readonly MovedRow[]) => {
@@ -377,6 +382,7 @@ export function createBroker(options: BrokerOptions): Broker {
       await edges
       await Promise.all([upkeep?.stop(), scheduler?.stop(), tasks?.stop(), recording?.stop()])
       await cluster.stop()
+      await presence.stop()
       await db.close()
     },
   }

@@ -20,6 +20,9 @@ export type ClusterEvents = {
   asked(question: string): string | null
   /** Announcements may have been missed. */
   lost(): void
+  /** Another gateway was heard for the first time, or has said that it leaves. */
+  met(): void
+  left(gateway: string): void
 }
 
 export type Cluster = {
@@ -37,6 +40,7 @@ export type Cluster = {
   listening(): boolean
   /** Other gateways that were heard lately. */
   peers(): number
+  heard(): string[]
   /** Whether anybody else may be serving the same queues. */
   hasPeers(): boolean
   start(): Promise<void>
@@ -118,10 +122,14 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       }
       return
     }
-    if (!peers.has(from) && word === 'alive') say('alive')
+    const isNew = !peers.has(from)
+    if (isNew && word === 'alive') say('alive')
     peers.set(from, monotonicMs())
-    if (word === 'leaving') peers.delete(from)
-    else if (word === 'append') {
+    if (isNew && word !== 'leaving') on.met()
+    if (word === 'leaving') {
+      peers.delete(from)
+      on.left(from)
+    } else if (word === 'append') {
       for (const item of rest) {
         const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
         on.appended({ queueId, lane, position })
@@ -212,6 +220,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     ask,
     listening: isListening,
     peers: () => peers.size,
+    heard: () => [...peers.keys()],
     hasPeers: () => peers.size > 0 || !isListening(),
     async start() {
       if (listenUrl === null) return

@@ -2,6 +2,7 @@
 import { sleep, wallMs } from '../base/index.ts'
 import {
   isFatal,
+  judgeBehind,
   judgeClock,
   judgeLate,
   judgePools,
@@ -97,6 +98,7 @@ async function deepProblems(db: Database): Promise<Problem[]> {
     ['replicas', async () => judgeReplicas(await store.diagnoseReplicas(db))],
     ['tables', async () => judgeTables(await store.diagnoseTables(db))],
     ['what is due', async () => judgeLate(await store.diagnoseLate(db), await databaseNow(db))],
+    ['gateways', async () => judgeBehind(await store.gatewaysBehind(db))],
     ['subscriptions', async () => judgeUnserved(await store.diagnoseUnserved(db))],
   ]
   const found: Problem[] = []

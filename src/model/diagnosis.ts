@@ -78,6 +78,11 @@ const table = {
     fatal: false,
     advice: 'Run at least one gateway whose ROLES contain push, and look into its log for what fails.',
   },
+  gateways_behind: {
+    fatal: false,
+    advice:
+      'Finish the upgrade. One that was killed is waited for for an hour, in case it is only frozen: when it has certainly gone, delete its row from postern.gateways.',
+  },
   privileges_missing: {
     fatal: false,
     advice: "Grant it (GRANT pg_read_all_stats TO ROLE), or look at other roles' sessions yourself.",
@@ -149,6 +154,8 @@ export type ReplicaFact = { pid: number; application: string | null; since: Date
 export type TableFact = { name: string; live: number; dead: number; bytes: number; vacuumedAt: Date | null }
 /** Since when the oldest of each is overdue. */
 export type LateFacts = { due: Date | null; leases: Date | null; schedules: Date | null }
+/** A gateway that does not know what a newer one would store. */
+export type BehindFact = { id: string; aliveUntil: Date; alive: boolean }
 export type UnservedFacts = { count: number; first: string | null; since: Date | null }
 
 export function judgeServer(facts: ServerFacts): Problem[] {
@@ -254,6 +261,14 @@ export const judgeUnserved = ({ count, first, since }: UnservedFacts): Problem[]
   count === 0
     ? []
     : [problem('subscriptions_unserved', `No gateway delivers for ${count} enabled webhooks, such as ${first}.`, since)]
+
+export const judgeBehind = (behind: readonly BehindFact[]): Problem[] =>
+  behind.map(({ id, aliveUntil, alive }) =>
+    problem(
+      'gateways_behind',
+      `The gateway ${id} ${alive ? 'is' : `(last alive ${aliveUntil.toISOString()}, not signed off) was`} of a version that does not know leases of several messages of a key: keyed queues hand out one message of a key at a time, as that version does.`,
+    ),
+  )
 
 /** `roundTripMs`: how long asking took, within which the answer may have been read at any moment. */
 export function judgeClock(gatewayMs: number, databaseMs: number, roundTripMs: number): Problem[] {
