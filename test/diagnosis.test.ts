@@ -50,7 +50,7 @@ describe('readiness', () => {
     expect(found.problems).toEqual([
       {
         code: 'migrations_missing',
-        detail: `The database lacks 1 migrations: ${tag}.`,
+        detail: `The database lacks 1 migration: ${tag}.`,
         since: null,
         advice: expect.stringContaining('postern migrate'),
       },

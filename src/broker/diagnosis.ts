@@ -37,11 +37,14 @@ type Options = {
 }
 
 export function createDiagnosis({ db, listening }: Options): Diagnosis {
-  const ready = () => databaseProblems(db, false)
+  // As of the start: the files of another release that are put in their place meanwhile are not what runs here.
+  const known = store.knownMigrations()
+  known.catch(() => {})
+  const ready = () => databaseProblems(db, false, known)
   return {
     ready,
     async all() {
-      const found = await databaseProblems(db, true)
+      const found = await databaseProblems(db, true, known)
       if (listening === null)
         found.push(problem('listen_off', 'This gateway has no connection of its own on which it could listen.'))
       // Without a database that is no news.
@@ -53,8 +56,12 @@ export function createDiagnosis({ db, listening }: Options): Diagnosis {
 }
 
 /** Whatever goes wrong while asking is itself what is wrong. `deep`: also what only slows down or will go wrong. */
-export async function databaseProblems(db: Database, deep: boolean): Promise<Problem[]> {
-  const found = await within(readyDeadlineMs, standingProblems(db), () =>
+export async function databaseProblems(
+  db: Database,
+  deep: boolean,
+  known: Promise<readonly string[]> = store.knownMigrations(),
+): Promise<Problem[]> {
+  const found = await within(readyDeadlineMs, standingProblems(db, known), () =>
     problem('database_slow', `Postgres did not answer within ${readyDeadlineMs / 1000} s.`),
   )
   if (!deep || found.some(isFatal)) return found
@@ -73,14 +80,17 @@ async function within(ms: number, work: Promise<Problem[]>, late: () => Problem)
   }
 }
 
-async function standingProblems(db: Database): Promise<Problem[]> {
+async function standingProblems(db: Database, known: Promise<readonly string[]>): Promise<Problem[]> {
   try {
-    const { missing, readOnly } = await store.standing(db)
+    const { missing, readOnly } = await store.standing(db, await known)
     const found: Problem[] = []
     if (readOnly) found.push(problem('database_read_only', 'The database is a read-only replica.'))
     if (missing.length > 0)
       found.push(
-        problem('migrations_missing', `The database lacks ${missing.length} migrations: ${missing.join(', ')}.`),
+        problem(
+          'migrations_missing',
+          `The database lacks ${missing.length === 1 ? '1 migration' : `${missing.length} migrations`}: ${missing.join(', ')}.`,
+        ),
       )
     return found
   } catch {
