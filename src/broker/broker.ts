@@ -362,7 +362,7 @@ export function createBroker(options: BrokerOptions): Broker {
           for (const row of rows) observe.leaseExpired(row.freed_queue_id)
         }
         upkeep = startUpkeep({ db, appended: ownAppended, moved, leasesExpired, elect, log })
-        scheduler = startScheduler({ db, told, log })
+        scheduler = startScheduler({ db, told, observe, log })
         tasks = startTasks({ db, gateway, appended: ownAppended, sent: rates.sent, elect, log })
       }
       recording = loop(
