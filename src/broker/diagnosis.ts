@@ -3,6 +3,7 @@ import { sleep, wallMs } from '../base/index.ts'
 import {
   isFatal,
   judgeBehind,
+  judgeBlocked,
   judgeClock,
   judgeLate,
   judgePools,
@@ -61,20 +62,23 @@ export async function databaseProblems(
   deep: boolean,
   known: Promise<readonly string[]> = store.knownMigrations(),
 ): Promise<Problem[]> {
-  const found = await within(readyDeadlineMs, standingProblems(db, known), () =>
+  const found = await within(readyDeadlineMs, standingProblems(db, known), () => [
     problem('database_slow', `Postgres did not answer within ${readyDeadlineMs / 1000} s.`),
-  )
+  ])
   if (!deep || found.some(isFatal)) return found
-  return [...found, ...(await within(deepDeadlineMs, deepProblems(db), () => unfinished('all of it')))]
+  const deepOnes: Problem[] = []
+  // What was found until then is as true without the rest.
+  const late = () => [...deepOnes, unfinished('the rest')]
+  return [...found, ...(await within(deepDeadlineMs, deepProblems(db, deepOnes), late))]
 }
 
 const unfinished = (what: string): Problem =>
   problem('diagnosis_incomplete', `Could not look at ${what} in time, or was not allowed to.`)
 
-async function within(ms: number, work: Promise<Problem[]>, late: () => Problem): Promise<Problem[]> {
+async function within(ms: number, work: Promise<Problem[]>, late: () => Problem[]): Promise<Problem[]> {
   const over = new AbortController()
   try {
-    return await Promise.race([work, sleep(ms, over.signal).then(() => [late()])])
+    return await Promise.race([work, sleep(ms, over.signal).then(late)])
   } finally {
     over.abort()
   }
@@ -99,8 +103,9 @@ async function standingProblems(db: Database, known: Promise<readonly string[]>)
 }
 
 /** One after the other, on one connection; what cannot be looked at does not hide the rest. */
-async function deepProblems(db: Database): Promise<Problem[]> {
+async function deepProblems(db: Database, found: Problem[]): Promise<Problem[]> {
   const looks: [string, () => Promise<Problem[]>][] = [
+    ['locks', async () => judgeBlocked(await store.diagnoseBlocked(db))],
     ['the server', () => serverProblems(db)],
     ['sessions', async () => judgeSessions(await store.diagnoseSessions(db), await databaseNow(db))],
     ['prepared transactions', async () => judgePrepared(await store.diagnosePrepared(db), await databaseNow(db))],
@@ -111,7 +116,6 @@ async function deepProblems(db: Database): Promise<Problem[]> {
     ['gateways', async () => judgeBehind(await store.gatewaysBehind(db))],
     ['subscriptions', async () => judgeUnserved(await store.diagnoseUnserved(db))],
   ]
-  const found: Problem[] = []
   for (const [what, look] of looks) found.push(...(await look().catch(() => [unfinished(what)])))
   return found
 }

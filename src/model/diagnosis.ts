@@ -18,6 +18,11 @@ const table = {
     fatal: true,
     advice: 'Run "postern migrate" with a role that owns the schema, or restart a gateway.',
   },
+  statements_blocked: {
+    fatal: false,
+    advice:
+      'Wait until it is done, or end the session (select pg_terminate_backend(PID)); until then whatever needs the same rows is answered with 503.',
+  },
   postgres_too_old: { fatal: false, advice: 'Upgrade to Postgres 14 or newer.' },
   not_durable: {
     fatal: false,
@@ -111,6 +116,8 @@ export const isFatal = ({ code }: Pick<Problem, 'code'>): boolean => table[code]
 
 export const diagnosisLimits = {
   oldestVersion: 140_000,
+  /** Statements of Postern wait for each other for milliseconds. */
+  blockedMs: 2_000,
   /** A transaction this old is named; a slot or a replica, whose age is known in transactions only, from so many on. */
   transactionMs: 60_000,
   transactions: 1_000_000,
@@ -148,6 +155,9 @@ export type SessionFact = {
   age: number | null
 }
 
+/** Whoever holds locks for which statements of this role wait, and waits for nobody itself. `session` null: a prepared transaction. */
+export type BlockerFact = { session: Omit<SessionFact, 'age'> | null; waiting: number; waitingSince: Date }
+
 export type SlotFact = { name: string; active: boolean; age: number | null; walBytes: number | null }
 export type PreparedFact = { name: string; owner: string; preparedAt: Date; age: number }
 export type ReplicaFact = { pid: number; application: string | null; since: Date | null; age: number }
@@ -179,18 +189,35 @@ export function judgeServer(facts: ServerFacts): Problem[] {
   return found
 }
 
+const sessionWords = ({ pid, user, application, state }: Omit<SessionFact, 'age'>): string => {
+  const who = [user && `role ${user}`, application && `application ${application}`, state].filter(Boolean).join(', ')
+  return `The session ${pid} (${who})`
+}
+
+const sinceWords = ({ transactionAt, queryAt }: Omit<SessionFact, 'age'>): string =>
+  `a transaction open since ${transactionAt.toISOString()}${queryAt ? `, last query begun ${queryAt.toISOString()}` : ''}`
+
+export const judgeBlocked = (blockers: readonly BlockerFact[]): Problem[] =>
+  blockers.map(({ session, waiting, waitingSince }) => {
+    const holder = session
+      ? `${sessionWords(session)} holds locks, with ${sinceWords(session)}`
+      : 'A prepared transaction (select * from pg_prepared_xacts) holds locks'
+    const others = waiting === 1 ? '1 statement of Postern waits' : `${waiting} statements of Postern wait`
+    return problem(
+      'statements_blocked',
+      `${holder}: ${others} for it, since ${waitingSince.toISOString()}.`,
+      waitingSince,
+    )
+  })
+
 const xids = (age: number | null): string => (age === null ? '' : `, ${age} transactions back`)
 
 export const judgeSessions = (sessions: readonly SessionFact[], now: Date): Problem[] =>
   sessions
     .filter(({ transactionAt }) => now.getTime() - transactionAt.getTime() > diagnosisLimits.transactionMs)
-    .map(({ pid, user, application, state, transactionAt, queryAt, age }) => {
-      const who = [user && `role ${user}`, application && `application ${application}`, state]
-        .filter(Boolean)
-        .join(', ')
-      const query = queryAt ? `, last query begun ${queryAt.toISOString()}` : ''
-      const detail = `The session ${pid} (${who}) has had a transaction open since ${transactionAt.toISOString()}${query}${xids(age)}: nothing deleted since is cleaned up.`
-      return problem('vacuum_held_by_transaction', detail, transactionAt)
+    .map((session) => {
+      const detail = `${sessionWords(session)} has had ${sinceWords(session)}${xids(session.age)}: nothing deleted since is cleaned up.`
+      return problem('vacuum_held_by_transaction', detail, session.transactionAt)
     })
 
 export function judgeSlots(slots: readonly SlotFact[]): Problem[] {
