@@ -47,6 +47,8 @@ test('docs/backup.md knows every table, and its statement moves ids on', async (
   expect(listed.sort()).toEqual(tables.map(({ name }) => name).sort())
   const dumped = [...block(text, 'sh').matchAll(/-t postern\.(\w+)/g)].map(([, name]) => name)
   expect(listed).toEqual(expect.arrayContaining(dumped))
+  // What is restored goes into a database that was just migrated.
+  for (const name of dumped) expect(await database.sql.unsafe(`select * from postern.${name}`), name).toEqual([])
   const broker = brokerOn(database.url)
   await broker.start()
   await broker.admin.putQueue('q', {})
