@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import postgres from 'postgres'
 import { expect, inject, test } from 'vitest'
 import { databaseProblems } from '../src/broker/index.ts'
+import { endpoints } from '../src/http/index.ts'
 import { isFatal, problem, problemCodes } from '../src/model/index.ts'
 import * as store from '../src/store/index.ts'
 import { ack, brokerOn, message, receive, send } from './support/broker.ts'
@@ -26,10 +27,32 @@ test('every problem has its line in docs/diagnosis.md, with its advice', () => {
   )
 })
 
+test('what the documents and the alerts tell people to call, and the lines they tell them to look for, exist', () => {
+  const known = new Set(endpoints.map(({ route }) => `${route.method.toUpperCase()} ${route.path}`))
+  const places = ['deploy/operations.md', 'deploy/prometheus/alerts.yml', 'docs/upgrade.md', 'docs/diagnosis.md']
+  const called = places.flatMap((file) => [...read(file).matchAll(/\b(GET|PUT|POST|DELETE|PATCH) (\/v1\/[\w/{}]+)/g)])
+  expect(called.length).toBeGreaterThan(15)
+  const shape = (path: string): string =>
+    path.replaceAll(/\{\w+\}|\/[A-Z]+(?=\/|$)/g, (part) => (part.startsWith('/') ? '/{}' : '{}'))
+  const shapes = new Set([...known].map(shape))
+  for (const [, method, path = ''] of called) expect(shapes, path).toContain(`${method} ${shape(path)}`)
+  const source = readdirSync(new URL('src/', root), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => read(`src/${name}`))
+    .join('\n')
+  const lines = read('deploy/operations.md').split('Lines to look for')[1]?.split('\n## ')[0] ?? ''
+  const events = [...lines.matchAll(/^\| (.*?) \|/gm)].flatMap(([, cell = '']) => [
+    ...cell.matchAll(/`([a-z][a-z ]+)`/g),
+  ])
+  expect(events.length).toBeGreaterThan(8)
+  for (const [, event] of events) expect(source, event).toContain(`'${event}'`)
+})
+
 test('links between the documents lead somewhere', () => {
   const files = [
     'README.md',
     'deploy/k8s/README.md',
+    'deploy/operations.md',
     ...readdirSync(new URL('docs/', root)).map((name) => `docs/${name}`),
   ]
   for (const file of files)

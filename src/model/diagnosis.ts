@@ -21,7 +21,7 @@ const table = {
   statements_blocked: {
     fatal: false,
     advice:
-      'Wait until it is done, or end the session (select pg_terminate_backend(PID)); until then whatever needs the same rows is answered with 503.',
+      'Wait until it is done, or end it (select pg_terminate_backend(PID), or ROLLBACK PREPARED); until then whatever needs the same rows is answered with 503.',
   },
   postgres_too_old: { fatal: false, advice: 'Upgrade to Postgres 14 or newer.' },
   not_durable: {
