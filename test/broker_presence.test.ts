@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { defaultSubscription } from '../src/model/index.ts'
 import { createPush, newSecret } from '../src/push/index.ts'
-import { ack, type Bench, bodies, brokersOn, message, receive, send } from './support/broker.ts'
+import { ack, type Bench, bodies, brokerOn, brokersOn, message, receive, send } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 import { startSink } from './support/sink.ts'
 
@@ -60,6 +60,23 @@ test('one that makes no row of its own is entered by whoever hears it, until it 
   await says('silent leaving')
   await eventually(async () => (await rows()).length === 2)
   expect(await taken(a)).toEqual(['2', '3'])
+})
+
+test('a gateway that starts knows who is there before it serves', async () => {
+  // As an older one does: it answers the first word of whoever it does not know.
+  const heard = new Set<string>()
+  const listening = await bench.db.sql.listen('postern', (payload) => {
+    const [from = '', word] = payload.split(' ')
+    if (from === 'silent' || heard.has(from) || word !== 'alive') return
+    heard.add(from)
+    // A query of the driver does nothing until somebody waits for it.
+    says('silent alive').catch(() => {})
+  })
+  const late = brokerOn(bench.db.url)
+  bench.brokers.push(late)
+  await late.start()
+  expect((await rows())[0]?.id).toBe('silent')
+  await listening.unlisten()
 })
 
 test('a row that an older gateway keeps itself is not touched by those who hear it', async () => {

@@ -357,6 +357,7 @@ export function createBroker(options: BrokerOptions): Broker {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
       await presence.start()
       await cluster.start()
+      await presence.listen()
       if (options.upkeep) {
         const leasesExpired = (rows: readonly MovedRow[]) => {
           for (const row of rows) observe.leaseExpired(row.freed_queue_id)

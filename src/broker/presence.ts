@@ -1,8 +1,8 @@
 /**
  * That this gateway is there, and that others are: each has a row that says what it understands. For older ones, which say nothing, whoever
- * hears them makes the row; it is there a moment after the newcomer's first word, which comes before it serves anybody.
+ * hears them makes the row: within milliseconds of the newcomer's first word, when it is just beginning to serve.
  */
-import { type Loop, loop } from '../base/index.ts'
+import { type Loop, loop, sleep } from '../base/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
 
@@ -13,6 +13,8 @@ export type Presence = {
   left(gateway: string): void
   /** Before anything is said to others. May be tried again when it fails. */
   start(): Promise<void>
+  /** After the first word to others, which they answer: from then on it is known who is there. Never throws. */
+  listen(): Promise<void>
   /** After the last word to others. */
   stop(): Promise<void>
 }
@@ -27,6 +29,8 @@ type Options = {
 
 const beatMs = 2_000
 const aliveMs = 6_000
+/** Others answer within a few milliseconds. */
+const answersMs = 50
 
 export function createPresence({ db, gateway, heard, log }: Options): Presence {
   const gone = new Set<string>()
@@ -42,18 +46,20 @@ export function createPresence({ db, gateway, heard, log }: Options): Presence {
     return beatMs
   }
 
+  const failed = (error: unknown): void => log('registering the gateway failed', { error })
+
   return {
     met: () => beating?.nudge(),
     left(other) {
       gone.add(other)
       beating?.nudge()
     },
-    async start() {
-      await store.registerGateway(db, gateway, aliveMs)
-      beating ??= loop(beat, {
-        retryMs: beatMs,
-        failed: (error) => log('registering the gateway failed', { error }),
-      })
+    start: () => store.registerGateway(db, gateway, aliveMs),
+    async listen() {
+      if (beating) return
+      await sleep(answersMs)
+      await beat().catch(failed)
+      beating = loop(beat, { retryMs: beatMs, failed })
     },
     async stop() {
       if (!beating) return
