@@ -93,11 +93,9 @@ export function createBroker(options: BrokerOptions): Broker {
         access.forget()
         receiver.ringAll()
       },
-      met: () => presence.met(),
-      left: (other) => presence.left(other),
     },
   })
-  const presence = createPresence({ db, gateway: cluster.gateway, heard: cluster.heard, log })
+  const presence = createPresence({ db, cluster, log })
   const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs), observe.swept)
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)

@@ -20,8 +20,13 @@ export type ClusterEvents = {
   asked(question: string): string | null
   /** Announcements may have been missed. */
   lost(): void
-  /** Another gateway was heard for the first time, or has said that it leaves. */
+}
+
+/** Who wants to know which others there are. */
+export type Acquaintances = {
+  /** Another gateway was heard for the first time. */
   met(): void
+  /** Another gateway has said that it leaves. */
   left(gateway: string): void
 }
 
@@ -36,11 +41,13 @@ export type Cluster = {
   subscriptionsFree(): void
   /** Asks all others; the first that answers, or null when nobody does within `waitMs`. */
   ask(question: string, waitMs: number): Promise<{ gateway: string; text: string } | null>
+  acquaint(on: Acquaintances): void
+  /** The others that were heard lately. */
+  heard(): string[]
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
   /** Other gateways that were heard lately. */
   peers(): number
-  heard(): string[]
   /** Whether anybody else may be serving the same queues. */
   hasPeers(): boolean
   start(): Promise<void>
@@ -73,6 +80,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   let firstHeard: (() => void) | undefined
   const questions = new Map<string, (answer: { gateway: string; text: string } | null) => void>()
   let questionsAsked = 0
+  let acquainted: Acquaintances | undefined
 
   const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
 
@@ -115,6 +123,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   function heard(payload: string): void {
     const [from = '', word, ...rest] = payload.split(' ')
+    if (from !== gateway && word === 'leaving') acquainted?.left(from)
+    else if (from !== gateway && !peers.has(from)) acquainted?.met()
     if (from === gateway) {
       if (word === 'alive') {
         heardSelfMs = monotonicMs()
@@ -122,14 +132,10 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       }
       return
     }
-    const isNew = !peers.has(from)
-    if (isNew && word === 'alive') say('alive')
+    if (!peers.has(from) && word === 'alive') say('alive')
     peers.set(from, monotonicMs())
-    if (isNew && word !== 'leaving') on.met()
-    if (word === 'leaving') {
-      peers.delete(from)
-      on.left(from)
-    } else if (word === 'append') {
+    if (word === 'leaving') peers.delete(from)
+    else if (word === 'append') {
       for (const item of rest) {
         const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
         on.appended({ queueId, lane, position })
@@ -218,9 +224,12 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       on.subscriptionsFree()
     },
     ask,
+    acquaint(on) {
+      acquainted = on
+    },
+    heard: () => [...peers.keys()],
     listening: isListening,
     peers: () => peers.size,
-    heard: () => [...peers.keys()],
     hasPeers: () => peers.size > 0 || !isListening(),
     async start() {
       if (listenUrl === null) return

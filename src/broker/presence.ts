@@ -5,12 +5,9 @@
 import { type Loop, loop, sleep } from '../base/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import type { Cluster } from './cluster.ts'
 
 export type Presence = {
-  /** Another gateway was heard for the first time. */
-  met(): void
-  /** Another gateway has said that it leaves. */
-  left(gateway: string): void
   /** Before anything is said to others. May be tried again when it fails. */
   start(): Promise<void>
   /** After the first word to others, which they answer: from then on it is known who is there. Never throws. */
@@ -21,9 +18,7 @@ export type Presence = {
 
 type Options = {
   db: Database
-  gateway: string
-  /** Others that were heard lately. */
-  heard(): string[]
+  cluster: Pick<Cluster, 'gateway' | 'acquaint' | 'heard'>
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -32,14 +27,15 @@ const aliveMs = 6_000
 /** Others answer within a few milliseconds. */
 const answersMs = 50
 
-export function createPresence({ db, gateway, heard, log }: Options): Presence {
+export function createPresence({ db, cluster, log }: Options): Presence {
+  const { gateway } = cluster
   const gone = new Set<string>()
   let beating: Loop | undefined
 
   /** In this order, so that nobody who has left is entered again. */
   async function beat(): Promise<number> {
     await store.registerGateway(db, gateway, aliveMs)
-    await store.enterHeard(db, heard(), aliveMs)
+    await store.enterHeard(db, cluster.heard(), aliveMs)
     const left = [...gone]
     await store.forgetHeard(db, left)
     for (const each of left) gone.delete(each)
@@ -48,12 +44,16 @@ export function createPresence({ db, gateway, heard, log }: Options): Presence {
 
   const failed = (error: unknown): void => log('registering the gateway failed', { error })
 
-  return {
+  cluster.acquaint({
+    // It is among those that were heard when the next step begins.
     met: () => beating?.nudge(),
     left(other) {
       gone.add(other)
       beating?.nudge()
     },
+  })
+
+  return {
     start: () => store.registerGateway(db, gateway, aliveMs),
     async listen() {
       if (beating) return
