@@ -62,6 +62,16 @@ test('one that makes no row of its own is entered by whoever hears it, until it 
   expect(await taken(a)).toEqual(['2', '3'])
 })
 
+test('a word that was said before it left and comes after it does not bring it back', async () => {
+  await says('silent alive')
+  await eventually(async () => (await rows()).length === 3)
+  await says('silent leaving')
+  await says('silent free')
+  await eventually(async () => (await rows()).length === 2)
+  // Longer than a beat: in each, whoever is counted as there would be entered again.
+  await expect(eventually(async () => (await rows()).length === 3, 2500)).rejects.toThrow('Did not happen')
+})
+
 test('a gateway that starts knows who is there before it serves', async () => {
   // As an older one does: it answers the first word of whoever it does not know.
   const heard = new Set<string>()

@@ -2,7 +2,7 @@
  * That this gateway is there, and that others are: each has a row that says what it understands. For older ones, which say nothing, whoever
  * hears them makes the row: within milliseconds of the newcomer's first word, when it is just beginning to serve.
  */
-import { type Loop, loop, sleep } from '../base/index.ts'
+import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import type { Cluster } from './cluster.ts'
@@ -26,19 +26,22 @@ const beatMs = 2_000
 const aliveMs = 6_000
 /** Others answer within a few milliseconds. */
 const answersMs = 50
+/** Longer than anybody counts as there without a word. */
+const rememberedMs = 60_000
 
 export function createPresence({ db, cluster, log }: Options): Presence {
   const { gateway } = cluster
-  const gone = new Set<string>()
+  /** Who has left, and when: a word that was said before may come after. No gateway comes back under its name. */
+  const gone = new Map<string, number>()
   let beating: Loop | undefined
 
   /** In this order, so that nobody who has left is entered again. */
   async function beat(): Promise<number> {
     await store.registerGateway(db, gateway, aliveMs)
-    await store.enterHeard(db, cluster.heard(), aliveMs)
-    const left = [...gone]
-    await store.forgetHeard(db, left)
-    for (const each of left) gone.delete(each)
+    const there = cluster.heard().filter((each) => !gone.has(each))
+    await store.enterHeard(db, there, aliveMs)
+    await store.forgetHeard(db, [...gone.keys()])
+    for (const [each, leftMs] of gone) if (monotonicMs() - leftMs > rememberedMs) gone.delete(each)
     return beatMs
   }
 
@@ -48,7 +51,7 @@ export function createPresence({ db, cluster, log }: Options): Presence {
     // It is among those that were heard when the next step begins.
     met: () => beating?.nudge(),
     left(other) {
-      gone.add(other)
+      gone.set(other, monotonicMs())
       beating?.nudge()
     },
   })
