@@ -67,7 +67,7 @@ export function createPresence({ db, cluster, log }: Options): Presence {
     async stop() {
       if (!beating) return
       await beating.stop()
-      await store.forgetGateway(db, gateway).catch((error: unknown) => log('signing off the gateway failed', { error }))
+      await store.signOff(db, gateway).catch((error: unknown) => log('signing off the gateway failed', { error }))
     },
   }
 }

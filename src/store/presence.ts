@@ -45,7 +45,7 @@ export async function enterHeard(db: Database, gateways: readonly string[], aliv
   if (gateways.length > 0) await db.hot(enterText, [texts([...gateways]), aliveMs])
 }
 
-/** They have said that they leave. One that makes its own row takes it away itself. Primary key. */
+/** They have said that they leave. One that makes its own row signs off itself. Primary key. */
 export async function forgetHeard(db: Database, gateways: readonly string[]): Promise<void> {
   if (gateways.length === 0) return
   await db.hot(
@@ -54,8 +54,11 @@ export async function forgetHeard(db: Database, gateways: readonly string[]): Pr
   )
 }
 
-export async function forgetGateway(db: Database, gateway: string): Promise<void> {
-  await db.hot('/* forget gateway */ delete from postern.gateways where id = $1', [gateway])
+/** It is there no more. Its row stays for an hour, so that nobody who hears a late word of it takes it for an older one. */
+export async function signOff(db: Database, gateway: string): Promise<void> {
+  await db.hot('/* sign off */ update postern.gateways set leaving = true, alive_until = now() where id = $1', [
+    gateway,
+  ])
 }
 
 /** Gateways that do not know runs, those that were heard last first. Index `gateways_behind`. */
