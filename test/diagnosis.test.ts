@@ -104,6 +104,7 @@ describe('readiness', () => {
         expect(http).toBe(200)
         return problems.find(({ code }) => code === 'statements_blocked')
       })
+      expect(found.advice).toContain(`pg_terminate_backend(${pid})`)
       expect(found.detail).toMatch(
         new RegExp(`^The session ${pid} \\(role \\w+, application repair-tool, idle in transaction\\)`),
       )
@@ -263,6 +264,10 @@ describe('judgement', () => {
       'vacuum_held_by_slot: The replication slot s (nobody reads from it) holds back vacuum, 10 transactions back.',
       'wal_kept_by_slot: The replication slot s (nobody reads from it) keeps 4.7 GB of WAL.',
     ])
+    // To be pasted as it stands, whatever the slot is called.
+    expect(judgeSlots([{ ...slot, name: "it's $&", active: false }])[0]?.advice).toMatch(
+      /drop_replication_slot\('it''s \$&'\)/,
+    )
     const name = `slot_${Math.trunc(performance.now())}`
     const db = store.connect({ databaseUrl: database.url, pool: 3, prepare: true })
     await database.sql`select pg_create_physical_replication_slot(${name}, true)`

@@ -111,6 +111,14 @@ export const problem = (code: ProblemCode, detail: string, since: Date | null = 
   advice: table[code].advice,
 })
 
+/** The same with what the advice is about in the place of its word, so that it can be pasted. */
+const about = (found: Problem, word: 'PID' | 'NAME', value: string): Problem => ({
+  ...found,
+  advice: found.advice.replace(`(${word})`, () => `(${value})`),
+})
+
+const quoted = (name: string): string => `'${name.replaceAll("'", "''")}'`
+
 /** Whether the gateway cannot serve because of it. */
 export const isFatal = ({ code }: Pick<Problem, 'code'>): boolean => table[code].fatal
 
@@ -203,11 +211,9 @@ export const judgeBlocked = (blockers: readonly BlockerFact[]): Problem[] =>
       ? `${sessionWords(session)} holds locks, with ${sinceWords(session)}`
       : 'A prepared transaction (select * from pg_prepared_xacts) holds locks'
     const others = waiting === 1 ? '1 statement of Postern waits' : `${waiting} statements of Postern wait`
-    return problem(
-      'statements_blocked',
-      `${holder}: ${others} for it, since ${waitingSince.toISOString()}.`,
-      waitingSince,
-    )
+    const detail = `${holder}: ${others} for it, since ${waitingSince.toISOString()}.`
+    const found = problem('statements_blocked', detail, waitingSince)
+    return session ? about(found, 'PID', `${session.pid}`) : found
   })
 
 const xids = (age: number | null): string => (age === null ? '' : `, ${age} transactions back`)
@@ -217,7 +223,7 @@ export const judgeSessions = (sessions: readonly SessionFact[], now: Date): Prob
     .filter(({ transactionAt }) => now.getTime() - transactionAt.getTime() > diagnosisLimits.transactionMs)
     .map((session) => {
       const detail = `${sessionWords(session)} has had ${sinceWords(session)}${xids(session.age)}: nothing deleted since is cleaned up.`
-      return problem('vacuum_held_by_transaction', detail, session.transactionAt)
+      return about(problem('vacuum_held_by_transaction', detail, session.transactionAt), 'PID', `${session.pid}`)
     })
 
 export function judgeSlots(slots: readonly SlotFact[]): Problem[] {
@@ -226,7 +232,11 @@ export function judgeSlots(slots: readonly SlotFact[]): Problem[] {
     const standing = active ? 'active' : 'nobody reads from it'
     if (age !== null && (!active || age > diagnosisLimits.transactions))
       found.push(
-        problem('vacuum_held_by_slot', `The replication slot ${name} (${standing}) holds back vacuum${xids(age)}.`),
+        about(
+          problem('vacuum_held_by_slot', `The replication slot ${name} (${standing}) holds back vacuum${xids(age)}.`),
+          'NAME',
+          quoted(name),
+        ),
       )
     if (!active && walBytes !== null && walBytes > diagnosisLimits.walBytes)
       found.push(
