@@ -3,6 +3,7 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { databaseProblems } from '../src/broker/index.ts'
 import {
+  judgeBlocked,
   judgeClock,
   judgeLate,
   judgePools,
@@ -17,7 +18,7 @@ import {
 } from '../src/model/index.ts'
 import * as store from '../src/store/index.ts'
 import { refusal, rootKey, type TestApp, testApp } from './support/app.ts'
-import { brokerOn } from './support/broker.ts'
+import { brokerOn, message } from './support/broker.ts'
 import { eventually, type TestDatabase, testDatabase } from './support/postgres.ts'
 
 const asRoot = { headers: { authorization: `Bearer ${rootKey}` } }
@@ -50,7 +51,7 @@ describe('readiness', () => {
     expect(found.problems).toEqual([
       {
         code: 'migrations_missing',
-        detail: `The database lacks 1 migrations: ${tag}.`,
+        detail: `The database lacks 1 migration: ${tag}.`,
         since: null,
         advice: expect.stringContaining('postern migrate'),
       },
@@ -89,6 +90,34 @@ describe('readiness', () => {
     const replica = { calm } as unknown as store.Database
     expect(codes(await databaseProblems(replica, true))).toEqual(['database_read_only', 'migrations_missing'])
   })
+
+  test('who holds the locks that statements wait for is named, and a prepared transaction too', async () => {
+    await app.broker.admin.putQueue('locked', {})
+    const locker = postgres(database.url, { max: 1, connection: { application_name: 'repair-tool' } })
+    let sending: Promise<unknown> = Promise.resolve()
+    await locker.begin(async (tx) => {
+      await tx`lock table postern.messages in access exclusive mode`
+      const [{ pid } = { pid: 0 }] = await tx<{ pid: number }[]>`select pg_backend_pid() as pid`
+      sending = app.broker.send('locked', [message('x')])
+      const found = await eventually(async () => {
+        const { http, problems = [] } = await ready()
+        expect(http).toBe(200)
+        return problems.find(({ code }) => code === 'statements_blocked')
+      })
+      expect(found.advice).toContain(`pg_terminate_backend(${pid})`)
+      expect(found.detail).toMatch(
+        new RegExp(`^The session ${pid} \\(role \\w+, application repair-tool, idle in transaction\\)`),
+      )
+      expect(found.detail).toMatch(
+        /with a transaction open since \S+Z, last query begun \S+Z: \d+ statements? of Postern waits?/,
+      )
+    })
+    await sending
+    await locker.end()
+    expect(judgeBlocked([{ session: null, waiting: 2, waitingSince: now }])[0]?.detail).toBe(
+      `A prepared transaction (select * from pg_prepared_xacts) holds locks: 2 statements of Postern wait for it, since ${now.toISOString()}.`,
+    )
+  }, 20_000)
 
   test('a statement that hangs is cut off and named', async () => {
     const locker = postgres(database.url, { max: 1 })
@@ -235,6 +264,10 @@ describe('judgement', () => {
       'vacuum_held_by_slot: The replication slot s (nobody reads from it) holds back vacuum, 10 transactions back.',
       'wal_kept_by_slot: The replication slot s (nobody reads from it) keeps 4.7 GB of WAL.',
     ])
+    // To be pasted as it stands, whatever the slot is called.
+    expect(judgeSlots([{ ...slot, name: "it's $&", active: false }])[0]?.advice).toMatch(
+      /drop_replication_slot\('it''s \$&'\)/,
+    )
     const name = `slot_${Math.trunc(performance.now())}`
     const db = store.connect({ databaseUrl: database.url, pool: 3, prepare: true })
     await database.sql`select pg_create_physical_replication_slot(${name}, true)`

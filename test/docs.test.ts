@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import postgres from 'postgres'
 import { expect, inject, test } from 'vitest'
 import { databaseProblems } from '../src/broker/index.ts'
+import { endpoints } from '../src/http/index.ts'
 import { isFatal, problem, problemCodes } from '../src/model/index.ts'
 import * as store from '../src/store/index.ts'
 import { ack, brokerOn, message, receive, send } from './support/broker.ts'
@@ -12,6 +13,9 @@ const root = new URL('../', import.meta.url)
 const read = (name: string): string => readFileSync(new URL(name, root), 'utf8')
 const block = (text: string, language: string, nth = 0): string =>
   text.split(`\`\`\`${language}\n`)[nth + 1]?.split('\n```')[0] ?? ''
+
+/** Statements in lists are indented. */
+const indented = (text: string, nth: number): string => block(text.replaceAll(/^ {3}/gm, ''), 'sql', nth)
 
 test('every problem has its line in docs/diagnosis.md, with its advice', () => {
   const rows = read('docs/diagnosis.md').match(/^\| `.*$/gm)
@@ -23,10 +27,32 @@ test('every problem has its line in docs/diagnosis.md, with its advice', () => {
   )
 })
 
+test('what the documents and the alerts tell people to call, and the lines they tell them to look for, exist', () => {
+  const known = new Set(endpoints.map(({ route }) => `${route.method.toUpperCase()} ${route.path}`))
+  const places = ['deploy/operations.md', 'deploy/prometheus/alerts.yml', 'docs/upgrade.md', 'docs/diagnosis.md']
+  const called = places.flatMap((file) => [...read(file).matchAll(/\b(GET|PUT|POST|DELETE|PATCH) (\/v1\/[\w/{}]+)/g)])
+  expect(called.length).toBeGreaterThan(15)
+  const shape = (path: string): string =>
+    path.replaceAll(/\{\w+\}|\/[A-Z]+(?=\/|$)/g, (part) => (part.startsWith('/') ? '/{}' : '{}'))
+  const shapes = new Set([...known].map(shape))
+  for (const [, method, path = ''] of called) expect(shapes, path).toContain(`${method} ${shape(path)}`)
+  const source = readdirSync(new URL('src/', root), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => read(`src/${name}`))
+    .join('\n')
+  const lines = read('deploy/operations.md').split('Lines to look for')[1]?.split('\n## ')[0] ?? ''
+  const events = [...lines.matchAll(/^\| (.*?) \|/gm)].flatMap(([, cell = '']) => [
+    ...cell.matchAll(/`([a-z][a-z ]+)`/g),
+  ])
+  expect(events.length).toBeGreaterThan(8)
+  for (const [, event] of events) expect(source, event).toContain(`'${event}'`)
+})
+
 test('links between the documents lead somewhere', () => {
   const files = [
     'README.md',
     'deploy/k8s/README.md',
+    'deploy/operations.md',
     ...readdirSync(new URL('docs/', root)).map((name) => `docs/${name}`),
   ]
   for (const file of files)
@@ -44,6 +70,8 @@ test('docs/backup.md knows every table, and its statement moves ids on', async (
   expect(listed.sort()).toEqual(tables.map(({ name }) => name).sort())
   const dumped = [...block(text, 'sh').matchAll(/-t postern\.(\w+)/g)].map(([, name]) => name)
   expect(listed).toEqual(expect.arrayContaining(dumped))
+  // What is restored goes into a database that was just migrated.
+  for (const name of dumped) expect(await database.sql.unsafe(`select * from postern.${name}`), name).toEqual([])
   const broker = brokerOn(database.url)
   await broker.start()
   await broker.admin.putQueue('q', {})
@@ -51,6 +79,31 @@ test('docs/backup.md knows every table, and its statement moves ids on', async (
   await database.sql.unsafe(block(text, 'sql'))
   const [after = ''] = await send(broker, 'q', 'x')
   expect(Number.parseInt(after.slice(4), 36) - Number.parseInt(before.slice(4), 36)).toBeGreaterThan(999_999_999)
+  await broker.stop(1000)
+  await database.drop()
+})
+
+test('the statements of docs/upgrade.md hold runs back, tell when none is left, and let them go on', async () => {
+  const database = await testDatabase()
+  const text = read('docs/upgrade.md')
+  const [clean = '', expect0 = '', count = '', takeBack = ''] = [0, 1, 2, 3].map((nth) => indented(text, nth))
+  const broker = brokerOn(database.url)
+  await broker.start()
+  await broker.admin.putQueue('q', { order: 'keyed' })
+  await send(broker, 'q', ...['1', '2', '3', '4', '5', '6'].map((body) => message(body, { key: 'k' })))
+  const runs = async (): Promise<number> => (await database.sql.unsafe(count))[0]?.count as number
+  const first = await receive(broker, 'q', 2, { waitMs: 5000 })
+  expect([first.length, Number(await runs())]).toEqual([2, 1])
+  await database.sql.unsafe(expect0)
+  // That it is expected is not that it was killed.
+  await database.sql.unsafe(clean)
+  await ack(broker, ...first)
+  expect(Number(await runs())).toBe(0)
+  const second = await receive(broker, 'q', 2, { waitMs: 5000 })
+  expect(second).toHaveLength(1)
+  await ack(broker, ...second)
+  await database.sql.unsafe(takeBack)
+  expect(await receive(broker, 'q', 2, { waitMs: 5000 })).toHaveLength(2)
   await broker.stop(1000)
   await database.drop()
 })

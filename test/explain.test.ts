@@ -51,7 +51,7 @@ test('more than it counts is more than', () => {
   expect(explain('msg_1', { ...facts, ahead: 1000 }).summary).toContain('; 1000 messages are')
 })
 
-test('what others consume is held by a webhook only when all of them are, and nobody receives', () => {
+test('what others consume is held by a webhook only when all of them are, and a receive gets it all the same', () => {
   const open: SubscriptionFacts = {
     ...{ id: 'sub_2', disabled: null, circuit: 'closed', failures: 0, failingSince: null, heldUntil: null },
     ...{ concurrency: 10, rate: null, served: true },
@@ -59,10 +59,33 @@ test('what others consume is held by a webhook only when all of them are, and no
   const held: SubscriptionFacts = { ...open, id: 'sub_1', disabled: 'gone' }
   expect(codes({ subscriptions: [held], consumed: false })).toEqual(['subscription_disabled'])
   expect(codes({ subscriptions: [held, open], consumed: false })).toEqual(['next_in_line'])
-  expect(codes({ subscriptions: [held], consumed: true })).toEqual(['next_in_line'])
+  expect(codes({ subscriptions: [held], consumed: true })).toEqual(['subscription_disabled', 'next_in_line'])
   const backlog = { ...queue, backlog: true }
   expect(codes({ subscriptions: [held], consumed: true, queue: backlog })).toEqual(['subscription_disabled'])
   expect(codes({ subscriptions: [{ ...open, heldUntil: later(-1) }], queue: backlog })).toEqual(['next_in_line'])
+})
+
+test('on a queue: the circuit, also half open; the rate, also of the first in line; the concurrency', () => {
+  const one: SubscriptionFacts = {
+    ...{ id: 'sub_1', disabled: null, circuit: 'closed', failures: 0, failingSince: null, heldUntil: null },
+    ...{ concurrency: 1, rate: null, served: true },
+  }
+  // The webhook itself is who consumes.
+  const of = (more: Partial<SubscriptionFacts>, facts: Partial<ExplainFacts> = {}) =>
+    codes({ ...facts, subscriptions: [{ ...one, ...more }], consumed: true })
+  expect(of({ circuit: 'open', failures: 10, heldUntil: later(1000) })).toEqual(['circuit_open', 'next_in_line'])
+  expect(of({ circuit: 'half_open', failures: 10, heldUntil: later(-1) })).toEqual(['circuit_open', 'next_in_line'])
+  expect(of({ rate: { count: 1, perMs: 60_000 } })).toEqual(['rate_limited', 'next_in_line'])
+  expect(of({ rate: { count: 100, perMs: 60_000 } })).toEqual(['next_in_line'])
+  expect(of({ rate: { count: 10, perMs: 1000 } }, { ahead: 9 })).toEqual(['in_line'])
+  expect(of({}, { leased: 1 })).toEqual(['concurrency_full', 'next_in_line'])
+  const found = explain('msg_1', { ...facts, leased: 1, subscriptions: [one] }).summary
+  expect(found).toContain('1 message of the queue is leased, and the webhook sub_1 makes at most 1 call at a time.')
+})
+
+test('who holds a lease and is not known is said to be kept in memory only', () => {
+  const leased = { ...message, attempts: 1, leasedUntil: later(1000) }
+  expect(explain('msg_1', { ...facts, message: leased }).summary).toContain('only in the memory of the gateway')
 })
 
 test('lengths of time in words', () => {

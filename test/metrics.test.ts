@@ -79,7 +79,8 @@ describe('of a queue', () => {
     ])
     const outcomes = ['acked', 'rejected', 'nacked', 'extended', 'lease_lost']
     expect(outcomes.map((outcome) => said('settled_total', { outcome }))).toEqual([1, 1, 1, 1, 1])
-    expect(said('dead_lettered_total')).toBe(1)
+    expect(said('dead_lettered_total', { reason: 'rejected' })).toBe(1)
+    expect(said('dead_lettered_total', { reason: 'gone' })).toBe(0)
     const states = ['ready', 'leased', 'dead', 'delayed']
     expect(states.map((state) => value('postern_queue_messages', { queue, state }))).toEqual([1, 1, 1, 0])
     expect(value('postern_queue_oldest_ready_seconds', { queue })).toBeGreaterThan(0)
@@ -129,9 +130,50 @@ describe('of a queue', () => {
     })
     expect(said('postern_leases_expired_total')).toBe(2)
     expect(said('postern_messages_expired_total')).toBe(1)
-    expect(said('postern_messages_dead_lettered_total')).toBe(2)
     const { value } = await app.scrape()
+    const died = (reason: string) => value('postern_messages_dead_lettered_total', { queue: 'ends', reason })
+    expect(['max_attempts', 'rejected', 'expired', 'gone'].map(died)).toEqual([1, 1, 0, 0])
     expect(value('postern_queue_messages', { queue: 'grave', state: 'ready' })).toBe(2)
+  })
+
+  test('publishes are counted by what became of them: stored, unmatched, known, refused', async () => {
+    const { broker } = app
+    await broker.admin.putTopic('news', {})
+    await broker.admin.putQueue('narrow', { maxMessages: 1 })
+    const publish = (routingKey: string, dedupId: string | null = null) =>
+      broker.publish('news', routingKey, message('x', { dedupId })).catch((error: Error) => error)
+    await publish('nobody')
+    await broker.admin.putBinding('news', 'all', { queue: 'narrow', pattern: 'a.#', filter: null })
+    await publish('a.b', 'once')
+    await publish('a.b', 'once')
+    expect(await publish('a.c')).toMatchObject({ code: 'queue_full' })
+    const { value } = await app.scrape()
+    const outcomes = ['stored', 'unmatched', 'deduplicated', 'refused']
+    expect(outcomes.map((outcome) => value('postern_publishes_total', { outcome }))).toEqual([1, 1, 1, 1])
+  })
+
+  test('times of schedules are counted by what became of them: sent, failed, missed', async () => {
+    const { broker, database } = app
+    await broker.admin.putQueue('ticks', {})
+    await broker.admin.putQueue('brimful', { maxMessages: 1 })
+    await send(broker, 'brimful', 'x')
+    const tick = {
+      ...{ body: Buffer.from('tick'), contentType: 'text/plain', headers: null, key: null, priority: 5 },
+      ...{ delayMs: null, ttlMs: null },
+    }
+    const put = (name: string, queue: string, misfire: 'skip' | 'once') => {
+      const settings = { cron: '0 0 1 1 *', timezone: 'UTC', target: { queue }, misfire, paused: null, message: tick }
+      return broker.admin.putSchedule(name, settings, () => {})
+    }
+    await put('good', 'ticks', 'once')
+    await put('full', 'brimful', 'once')
+    await put('late', 'ticks', 'skip')
+    await database.sql`update postern.schedules set next_fire_at = date_trunc('milliseconds', now()) - interval '1 hour'`
+    const outcomes = ['sent', 'failed', 'missed']
+    await eventually(async () => {
+      const { value } = await app.scrape()
+      return outcomes.every((outcome) => value('postern_schedule_fires_total', { outcome }) === 1)
+    })
   })
 
   test('labels are bounded: the rest is other, which never goes back, and a queue that is gone makes room', async () => {

@@ -143,6 +143,34 @@ test("the operators' list is that of the program", () => {
     expect(existsSync(`${root}deploy/${file}`), file).toBe(true)
 })
 
+test('the scrape configuration for Kubernetes finds the pods of deploy/k8s', () => {
+  const [, yaml = ''] = /```yaml\n(scrape_configs:[^`]*)```/.exec(read('deploy/operations.md')) ?? []
+  type Relabel = { source_labels: [string]; regex: string; action: string }
+  const [job] = (parse(yaml) as { scrape_configs: { job_name: string; relabel_configs: Relabel[] }[] }).scrape_configs
+  const { spec } = parse(read('deploy/k8s/deployment.yaml')) as {
+    spec: { template: { metadata: { labels: Record<string, string> }; spec: { containers: { ports: unknown[] }[] } } }
+  }
+  const { metadata, spec: pod } = spec.template
+  const known = Object.fromEntries(
+    Object.entries(metadata.labels).map(([name, value]) => [
+      `__meta_kubernetes_pod_label_${name.replaceAll(/[^a-zA-Z0-9_]/g, '_')}`,
+      value,
+    ]),
+  )
+  const [port] = (pod.containers[0]?.ports ?? []) as { containerPort: number }[]
+  const meta: Record<string, string> = {
+    ...known,
+    __meta_kubernetes_pod_container_port_number: `${port?.containerPort}`,
+  }
+  expect(job?.job_name).toBe('postern')
+  for (const {
+    source_labels: [name],
+    regex,
+    action,
+  } of job?.relabel_configs ?? [])
+    expect([action, new RegExp(`^(?:${regex})$`).test(meta[name] ?? '')], name).toEqual(['keep', true])
+})
+
 describe('compose with the profile observability', () => {
   type Service = { profiles?: string[]; ports?: string[]; volumes?: string[]; environment?: Record<string, string> }
   const { services, volumes } = parse(read('docker-compose.yml'), { merge: true }) as {

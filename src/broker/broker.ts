@@ -27,6 +27,7 @@ import { createHandOver } from './handover.ts'
 import { createHolds, forgetEnded } from './holds.ts'
 import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
+import { createPresence } from './presence.ts'
 import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
@@ -94,6 +95,7 @@ export function createBroker(options: BrokerOptions): Broker {
       },
     },
   })
+  const presence = createPresence({ db, cluster, log })
   const marks = createMarks(() => (cluster.listening() ? sweepHeardMs : sweepUnheardMs), observe.swept)
   const queues = createQueues(db, cluster.listening)
   const access = createAccess(db)
@@ -351,13 +353,15 @@ export function createBroker(options: BrokerOptions): Broker {
     watch,
     async start() {
       codec = receiptCodec(await store.sharedSecret(db, 'receipts'))
+      await presence.start()
       await cluster.start()
+      await presence.listen()
       if (options.upkeep) {
         const leasesExpired = (rows: readonly MovedRow[]) => {
           for (const row of rows) observe.leaseExpired(row.freed_queue_id)
         }
         upkeep = startUpkeep({ db, appended: ownAppended, moved, leasesExpired, elect, log })
-        scheduler = startScheduler({ db, told, log })
+        scheduler = startScheduler({ db, told, observe, log })
         tasks = startTasks({ db, gateway, appended: ownAppended, sent: rates.sent, elect, log })
       }
       recording = loop(
@@ -377,6 +381,7 @@ export function createBroker(options: BrokerOptions): Broker {
       await edges
       await Promise.all([upkeep?.stop(), scheduler?.stop(), tasks?.stop(), recording?.stop()])
       await cluster.stop()
+      await presence.stop()
       await db.close()
     },
   }

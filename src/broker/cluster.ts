@@ -23,6 +23,14 @@ export type ClusterEvents = {
   lost(): void
 }
 
+/** Who wants to know which others there are. */
+export type Acquaintances = {
+  /** Another gateway was heard for the first time. */
+  met(): void
+  /** Another gateway has said that it leaves. */
+  left(gateway: string): void
+}
+
 export type Cluster = {
   gateway: string
   /** Nobody is told while nobody else is there. */
@@ -36,6 +44,9 @@ export type Cluster = {
   subscriptionsFree(): void
   /** Asks all others; the first that answers, or null when nobody does within `waitMs`. */
   ask(question: string, waitMs: number): Promise<{ gateway: string; text: string } | null>
+  acquaint(on: Acquaintances): void
+  /** The others that were heard lately. */
+  heard(): string[]
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
   /** Other gateways that were heard lately. */
@@ -72,6 +83,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   let firstHeard: (() => void) | undefined
   const questions = new Map<string, (answer: { gateway: string; text: string } | null) => void>()
   let questionsAsked = 0
+  let acquainted: Acquaintances | undefined
 
   const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
 
@@ -117,6 +129,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   function heard(payload: string): void {
     const [from = '', word, ...rest] = payload.split(' ')
+    if (from !== gateway && word === 'leaving') acquainted?.left(from)
+    else if (from !== gateway && !peers.has(from)) acquainted?.met()
     if (from === gateway) {
       if (word === 'alive') {
         heardSelfMs = monotonicMs()
@@ -220,6 +234,10 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       on.subscriptionsFree()
     },
     ask,
+    acquaint(on) {
+      acquainted = on
+    },
+    heard: () => [...peers.keys()],
     listening: isListening,
     peers: () => peers.size,
     hasPeers,

@@ -52,7 +52,7 @@ export function createExplainer(options: Options): (queue: string, id: string) =
       store.attemptsOfMessage(db, queue.id, number, subscriptionsLookedAt, attemptsLookedAt),
       store.publishedAs(db, number),
     ])
-    const countsLeases = isHere && (queue.maxLeased !== null || (queue.backlog && subscriptions.length > 0))
+    const countsLeases = isHere && (queue.maxLeased !== null || subscriptions.length > 0)
     const [ahead, key, isConsumed, counts, holder] = await Promise.all([
       isReady
         ? store.countAhead(db, { queueId: queue.id, lane: row.lane, position: row.position }, countedAhead + 1)

@@ -130,10 +130,13 @@ export function createPublisher({
       kept.status === 'stale' ? await storeOne(itemOf(await topics.routes(name, true), routingKey, message, 0)) : kept
     switch (result.status) {
       case 'stored':
+        observe.published(result.copies.length === 0 ? 'unmatched' : 'stored')
         return { id: messageId(result.id), matched: result.copies.length, deduplicated: false }
       case 'duplicate':
+        observe.published('deduplicated')
         return { id: messageId(result.id), matched: 0, deduplicated: true }
       case 'full':
+        observe.published('refused')
         throw new BrokerError('queue_full', `The queue ${result.queue} is full, so nothing was published.`, {
           retryAfterS: 1,
         })

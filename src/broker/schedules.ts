@@ -4,7 +4,14 @@
  * schedule stands still. What waits for the commit are only the hints to receivers.
  */
 import { type Loop, loop, monotonicMs } from '../base/index.ts'
-import { fireVerdict, nextFires, parseCron, type Schedule, type ScheduleSettings } from '../model/index.ts'
+import {
+  fireVerdict,
+  nextFires,
+  type Observe,
+  parseCron,
+  type Schedule,
+  type ScheduleSettings,
+} from '../model/index.ts'
 import type { Database, ScheduleNow } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { type Firing, firingAll, keep, type Told } from './firing.ts'
@@ -21,7 +28,12 @@ const lookBackS = 5
 const everythingS = 1e9
 const everythingEveryMs = 5_000
 
-type Options = { db: Database; told: Told; log(event: string, fields?: Record<string, unknown>): void }
+type Options = {
+  db: Database
+  told: Told
+  observe: Pick<Observe, 'fired'>
+  log(event: string, fields?: Record<string, unknown>): void
+}
 
 type Done = { name: string; dueMs: number; nowMs: number; nextMs: number | null; fire: Firing | null }
 
@@ -31,7 +43,7 @@ export type Scheduler = {
   stop(): Promise<void>
 }
 
-export function startScheduler({ db, told, log }: Options): Scheduler {
+export function startScheduler({ db, told, observe, log }: Options): Scheduler {
   let everythingAtMs = Number.NEGATIVE_INFINITY
   let more = false
   const aside = new Map<string, number>()
@@ -101,6 +113,7 @@ export function startScheduler({ db, told, log }: Options): Scheduler {
 
   function report({ name, dueMs, nowMs, nextMs, fire }: Done): void {
     const fields = { schedule: name, due_at: new Date(dueMs).toISOString(), late_ms: nowMs - dueMs }
+    observe.fired(!fire ? 'missed' : fire.error ? 'failed' : 'sent')
     if (!fire) log('schedule missed', fields)
     else if (fire.error) log('schedule failed', { ...fields, error: fire.error })
     // A put refuses what never fires, so this gateway does not know the time zone.

@@ -95,8 +95,8 @@ export function observeLeased(observe: Observe, rows: readonly LeasedRow[], leas
 
 /** What became of messages whose lease or life has ended. */
 export function observeMoved(observe: Observe, rows: readonly MovedRow[]): void {
-  for (const { fate, queue_id: to, freed_queue_id: from } of rows) {
+  for (const { fate, reason, freed_queue_id: from } of rows) {
     if (fate === 'dropped') observe.dropped(from)
-    else if (fate === 'dead' || (fate === 'ready' && to !== from)) observe.died(from)
+    else if (reason !== null) observe.died(from, reason)
   }
 }

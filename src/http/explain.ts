@@ -40,7 +40,10 @@ const explanationOut = z
         leased_at: timeOut,
       })
       .nullable()
-      .openapi({ description: 'null: it is not leased, or the gateway that leased it has restarted or forgotten.' }),
+      .openapi({
+        description:
+          'null: it is not leased, or nobody knows: who holds a lease is kept only in the memory of the gateway that leased it, and forgotten when it restarts.',
+      }),
     timeline: z.array(
       z.strictObject({
         at: timeOut.nullable().openapi({ description: 'null: it happened, and when is not kept.' }),

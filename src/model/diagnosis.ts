@@ -18,6 +18,11 @@ const table = {
     fatal: true,
     advice: 'Run "postern migrate" with a role that owns the schema, or restart a gateway.',
   },
+  statements_blocked: {
+    fatal: false,
+    advice:
+      'Wait until it is done, or end it (select pg_terminate_backend(PID), or ROLLBACK PREPARED); until then whatever needs the same rows is answered with 503.',
+  },
   postgres_too_old: { fatal: false, advice: 'Upgrade to Postgres 14 or newer.' },
   not_durable: {
     fatal: false,
@@ -78,6 +83,11 @@ const table = {
     fatal: false,
     advice: 'Run at least one gateway whose ROLES contain push, and look into its log for what fails.',
   },
+  gateways_behind: {
+    fatal: false,
+    advice:
+      'Finish the upgrade. One that was killed is waited for for an hour, in case it is only frozen: when it has certainly gone, delete its row from postern.gateways.',
+  },
   privileges_missing: {
     fatal: false,
     advice: "Grant it (GRANT pg_read_all_stats TO ROLE), or look at other roles' sessions yourself.",
@@ -101,11 +111,21 @@ export const problem = (code: ProblemCode, detail: string, since: Date | null = 
   advice: table[code].advice,
 })
 
+/** The same with what the advice is about in the place of its word, so that it can be pasted. */
+const about = (found: Problem, word: 'PID' | 'NAME', value: string): Problem => ({
+  ...found,
+  advice: found.advice.replace(`(${word})`, () => `(${value})`),
+})
+
+const quoted = (name: string): string => `'${name.replaceAll("'", "''")}'`
+
 /** Whether the gateway cannot serve because of it. */
 export const isFatal = ({ code }: Pick<Problem, 'code'>): boolean => table[code].fatal
 
 export const diagnosisLimits = {
   oldestVersion: 140_000,
+  /** Statements of Postern wait for each other for milliseconds. */
+  blockedMs: 2_000,
   /** A transaction this old is named; a slot or a replica, whose age is known in transactions only, from so many on. */
   transactionMs: 60_000,
   transactions: 1_000_000,
@@ -143,12 +163,17 @@ export type SessionFact = {
   age: number | null
 }
 
+/** Whoever holds locks for which statements of this role wait, and waits for nobody itself. `session` null: a prepared transaction. */
+export type BlockerFact = { session: Omit<SessionFact, 'age'> | null; waiting: number; waitingSince: Date }
+
 export type SlotFact = { name: string; active: boolean; age: number | null; walBytes: number | null }
 export type PreparedFact = { name: string; owner: string; preparedAt: Date; age: number }
 export type ReplicaFact = { pid: number; application: string | null; since: Date | null; age: number }
 export type TableFact = { name: string; live: number; dead: number; bytes: number; vacuumedAt: Date | null }
 /** Since when the oldest of each is overdue. */
 export type LateFacts = { due: Date | null; leases: Date | null; schedules: Date | null }
+/** A gateway that does not know what a newer one would store. */
+export type BehindFact = { id: string; aliveUntil: Date; alive: boolean }
 export type UnservedFacts = { count: number; first: string | null; since: Date | null }
 
 export function judgeServer(facts: ServerFacts): Problem[] {
@@ -172,18 +197,33 @@ export function judgeServer(facts: ServerFacts): Problem[] {
   return found
 }
 
+const sessionWords = ({ pid, user, application, state }: Omit<SessionFact, 'age'>): string => {
+  const who = [user && `role ${user}`, application && `application ${application}`, state].filter(Boolean).join(', ')
+  return `The session ${pid} (${who})`
+}
+
+const sinceWords = ({ transactionAt, queryAt }: Omit<SessionFact, 'age'>): string =>
+  `a transaction open since ${transactionAt.toISOString()}${queryAt ? `, last query begun ${queryAt.toISOString()}` : ''}`
+
+export const judgeBlocked = (blockers: readonly BlockerFact[]): Problem[] =>
+  blockers.map(({ session, waiting, waitingSince }) => {
+    const holder = session
+      ? `${sessionWords(session)} holds locks, with ${sinceWords(session)}`
+      : 'A prepared transaction (select * from pg_prepared_xacts) holds locks'
+    const others = waiting === 1 ? '1 statement of Postern waits' : `${waiting} statements of Postern wait`
+    const detail = `${holder}: ${others} for it, since ${waitingSince.toISOString()}.`
+    const found = problem('statements_blocked', detail, waitingSince)
+    return session ? about(found, 'PID', `${session.pid}`) : found
+  })
+
 const xids = (age: number | null): string => (age === null ? '' : `, ${age} transactions back`)
 
 export const judgeSessions = (sessions: readonly SessionFact[], now: Date): Problem[] =>
   sessions
     .filter(({ transactionAt }) => now.getTime() - transactionAt.getTime() > diagnosisLimits.transactionMs)
-    .map(({ pid, user, application, state, transactionAt, queryAt, age }) => {
-      const who = [user && `role ${user}`, application && `application ${application}`, state]
-        .filter(Boolean)
-        .join(', ')
-      const query = queryAt ? `, last query begun ${queryAt.toISOString()}` : ''
-      const detail = `The session ${pid} (${who}) has had a transaction open since ${transactionAt.toISOString()}${query}${xids(age)}: nothing deleted since is cleaned up.`
-      return problem('vacuum_held_by_transaction', detail, transactionAt)
+    .map((session) => {
+      const detail = `${sessionWords(session)} has had ${sinceWords(session)}${xids(session.age)}: nothing deleted since is cleaned up.`
+      return about(problem('vacuum_held_by_transaction', detail, session.transactionAt), 'PID', `${session.pid}`)
     })
 
 export function judgeSlots(slots: readonly SlotFact[]): Problem[] {
@@ -192,7 +232,11 @@ export function judgeSlots(slots: readonly SlotFact[]): Problem[] {
     const standing = active ? 'active' : 'nobody reads from it'
     if (age !== null && (!active || age > diagnosisLimits.transactions))
       found.push(
-        problem('vacuum_held_by_slot', `The replication slot ${name} (${standing}) holds back vacuum${xids(age)}.`),
+        about(
+          problem('vacuum_held_by_slot', `The replication slot ${name} (${standing}) holds back vacuum${xids(age)}.`),
+          'NAME',
+          quoted(name),
+        ),
       )
     if (!active && walBytes !== null && walBytes > diagnosisLimits.walBytes)
       found.push(
@@ -254,6 +298,14 @@ export const judgeUnserved = ({ count, first, since }: UnservedFacts): Problem[]
   count === 0
     ? []
     : [problem('subscriptions_unserved', `No gateway delivers for ${count} enabled webhooks, such as ${first}.`, since)]
+
+export const judgeBehind = (behind: readonly BehindFact[]): Problem[] =>
+  behind.map(({ id, aliveUntil, alive }) =>
+    problem(
+      'gateways_behind',
+      `The gateway ${id} ${alive ? 'is' : `(last alive ${aliveUntil.toISOString()}, not signed off) was`} of a version that does not know leases of several messages of a key: keyed queues hand out one message of a key at a time, as that version does.`,
+    ),
+  )
 
 /** `roundTripMs`: how long asking took, within which the answer may have been read at any moment. */
 export function judgeClock(gatewayMs: number, databaseMs: number, roundTripMs: number): Problem[] {

@@ -62,8 +62,11 @@ function reasonsOf(message: MessageFacts, facts: ExplainFacts): Reason[] {
         `It has had ${message.attempts} attempts, and the queue allows ${facts.queue.maxAttempts}.`,
       ),
     ]
-  const holds = [...held(facts), ...webhookHolds(facts)]
-  return [...holds, ...lineReasons(facts, holds.length > 0)]
+  const ofQueue = held(facts)
+  const ofWebhooks = webhookHolds(facts)
+  // From a queue that is no webhook's own, whoever asks gets it all the same; when somebody seems to, that is said.
+  const isHeld = ofQueue.length > 0 || (ofWebhooks.length > 0 && (facts.queue.backlog || !facts.consumed))
+  return [...ofQueue, ...ofWebhooks, ...lineReasons(facts, isHeld)]
 }
 
 /** What keeps the whole queue from being handed out. */
@@ -72,7 +75,12 @@ function held({ queue, leased }: ExplainFacts): Reason[] {
   if (queue.paused)
     found.push(reason('queue_paused', `The queue ${queue.name} is paused: it hands out nothing until it is resumed.`))
   if (queue.maxLeased !== null && leased >= queue.maxLeased)
-    found.push(reason('max_leased', `${leased} messages of the queue are leased, as many as its max_leased allows.`))
+    found.push(
+      reason(
+        'max_leased',
+        `${leased} ${leased === 1 ? 'message of the queue is' : 'messages of the queue are'} leased, as many as its max_leased allows.`,
+      ),
+    )
   return found
 }
 
@@ -138,7 +146,8 @@ function leaseReason(message: MessageFacts, until: Date, { now, holder, queue }:
 }
 
 function holderWords(holder: Holder | null): string {
-  if (!holder) return '(by whom, no gateway that could be asked remembers)'
+  if (!holder)
+    return '(by whom is kept only in the memory of the gateway that leased it: it has restarted, has forgotten, or does not answer)'
   const name = holder.keyName === null ? '' : ` (${holder.keyName})`
   const who = holder.subscription
     ? `to the webhook ${holder.subscription}`
@@ -160,7 +169,7 @@ function keyReasons(message: MessageFacts, { queue, key }: ExplainFacts): Reason
     ]
   const before =
     key && key.before > 0
-      ? `, and ${key.before > countedAhead ? `more than ${countedAhead}` : key.before} more wait before it`
+      ? `, and ${key.before > countedAhead ? `more than ${countedAhead}` : key.before} more ${key.before === 1 ? 'waits' : 'wait'} before it`
       : ''
   if (queue.order !== 'keyed')
     return [
@@ -217,10 +226,12 @@ function inDeadLetterQueue({ headers }: MessageFacts, queue: string): Reason {
   const words = why in deadWords ? deadWords[why as DeathReason] : why
   return reason(
     'in_dead_letter_queue',
-    `It died ${headers['postern-died-at'] ?? ''} after ${headers['postern-dead-attempts'] ?? 'some'} attempts (${words}), and is in the dead-letter queue ${queue}.${error}`,
+    `It died ${headers['postern-died-at'] ?? ''} after ${attemptsIn(headers['postern-dead-attempts'])} (${words}), and is in the dead-letter queue ${queue}.${error}`,
     { queue },
   )
 }
+
+const attemptsIn = (count = 'some'): string => (count === '1' ? '1 attempt' : `${count} attempts`)
 
 function expiredReason({ expiresAt }: MessageFacts, { queue }: ExplainFacts): Reason {
   const fate = !queue.deadLetterExpired

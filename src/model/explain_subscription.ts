@@ -1,15 +1,11 @@
 /** What keeps the webhooks of a queue from getting its messages. */
 import { type ExplainFacts, type Reason, reason, type SubscriptionFacts, span } from './explain_facts.ts'
+import type { Rate } from './rate.ts'
 
-/**
- * Of a topic's subscription, whose backlog is its own, whatever holds it holds the message. On a queue that several consume, only when all
- * webhooks are held and nobody else was seen to receive.
- */
+/** Of a topic's subscription whatever holds it holds the message. On a queue that several consume, only when all webhooks are held. */
 export function webhookHolds(facts: ExplainFacts): Reason[] {
-  const { subscriptions, queue, consumed } = facts
-  if (subscriptions.length === 0) return []
-  const held = subscriptions.map((each) => holdsOfOne(each, facts))
-  if (!queue.backlog && (consumed || held.some((reasons) => reasons.length === 0))) return []
+  const held = facts.subscriptions.map((each) => holdsOfOne(each, facts))
+  if (!facts.queue.backlog && held.some((reasons) => reasons.length === 0)) return []
   return held.flat()
 }
 
@@ -20,7 +16,7 @@ const disabledWords = {
 } as const
 
 /** The first thing that has to change comes first; a disabled one is held by nothing else. */
-function holdsOfOne(one: SubscriptionFacts, { now, leased, ahead, queue }: ExplainFacts): Reason[] {
+function holdsOfOne(one: SubscriptionFacts, { now, leased, ahead }: ExplainFacts): Reason[] {
   const about = { subscription: one.id }
   if (one.disabled !== null)
     return [
@@ -36,37 +32,41 @@ function holdsOfOne(one: SubscriptionFacts, { now, leased, ahead, queue }: Expla
     ]
   const holdMs = (one.heldUntil?.getTime() ?? 0) - now.getTime()
   if (one.heldUntil && holdMs > 0) return [endpointHold(one, one.heldUntil, holdMs)]
-  if (queue.backlog && leased >= one.concurrency)
+  if (one.circuit !== 'closed')
+    return [reason('circuit_open', `${failuresOf(one)}: its circuit is half open, one message is tried.`, about)]
+  if (leased >= one.concurrency)
     return [
       reason(
         'concurrency_full',
-        `${leased} calls of the webhook ${one.id} are under way, as many as its concurrency allows.`,
+        `${leased} ${leased === 1 ? 'message of the queue is' : 'messages of the queue are'} leased, and the webhook ${one.id} makes at most ${calls(one.concurrency)} at a time.`,
         about,
       ),
     ]
-  if (one.rate === null || !queue.backlog) return []
-  const { count, perMs } = one.rate
-  const waitMs = (ahead * perMs) / count
-  if (waitMs < 1000) return []
-  const until = new Date(now.getTime() + waitMs)
-  return [
-    reason(
-      'rate_limited',
-      `The webhook ${one.id} gets at most ${count} every ${span(perMs)}: with ${ahead} before it, its turn comes in about ${span(waitMs)} at the earliest.`,
-      { ...about, until },
-    ),
-  ]
+  return one.rate === null ? [] : rateHold(one.id, one.rate, ahead, now)
 }
+
+const calls = (count: number): string => (count === 1 ? '1 call' : `${count} calls`)
+
+/** Of a rate with less than a second between two, nothing that anybody would notice. */
+function rateHold(subscription: string, { count, perMs }: Rate, ahead: number, now: Date): Reason[] {
+  const everyMs = perMs / count
+  const waitMs = ahead * everyMs
+  if (Math.max(waitMs, everyMs) < 1000) return []
+  const limit = `The webhook ${subscription} gets at most ${count} every ${span(perMs)}`
+  if (ahead === 0)
+    return [reason('rate_limited', `${limit}: its turn comes within ${span(everyMs)}.`, { subscription })]
+  const until = new Date(now.getTime() + waitMs)
+  const detail = `${limit}: with ${ahead} before it, its turn comes in about ${span(waitMs)} at the earliest.`
+  return [reason('rate_limited', detail, { subscription, until })]
+}
+
+const failuresOf = ({ id, failures, failingSince }: SubscriptionFacts): string =>
+  `The endpoint of ${id} failed ${failures} times in a row${failingSince ? `, without success since ${failingSince.toISOString()}` : ''}`
 
 function endpointHold(one: SubscriptionFacts, until: Date, holdMs: number): Reason {
   const more = { subscription: one.id, until }
   const when = `until ${until.toISOString()}, ${span(holdMs)} from now`
   if (one.circuit === 'closed')
     return reason('endpoint_held', `The endpoint of ${one.id} asked to be left alone (Retry-After) ${when}.`, more)
-  const since = one.failingSince ? `, without success since ${one.failingSince.toISOString()}` : ''
-  return reason(
-    'circuit_open',
-    `The endpoint of ${one.id} failed ${one.failures} times in a row${since}: its circuit is open ${when}.`,
-    more,
-  )
+  return reason('circuit_open', `${failuresOf(one)}: its circuit is open ${when}.`, more)
 }

@@ -52,7 +52,11 @@ function undated(message: MessageFacts, { attempts, holder }: ExplainFacts): Tim
   if (message.attempts > known && message.elsewhere === null) {
     const count = message.attempts === 1 ? 'It was received once' : `It was received ${message.attempts} times`
     found.push(
-      entry('attempts_made', null, `${count}; when is kept for webhooks only, and for leases that are not over.`),
+      entry(
+        'attempts_made',
+        null,
+        `${count}; when is kept for webhooks only, and of a lease under way in the memory of its gateway.`,
+      ),
     )
   }
   return found

@@ -54,7 +54,8 @@ export type Delivery = {
 
 export type MessageState = 'ready' | 'delayed' | 'leased' | 'dead'
 export const messageStates: readonly MessageState[] = ['ready', 'delayed', 'leased', 'dead']
-export type DeathReason = 'max_attempts' | 'rejected' | 'expired' | 'gone'
+export const deathReasons = ['max_attempts', 'rejected', 'expired', 'gone'] as const
+export type DeathReason = (typeof deathReasons)[number]
 
 /** What a caller changes about a message that nobody holds. What is not given stays; at most one of the last two. */
 export type MessageChanges = {

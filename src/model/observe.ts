@@ -1,8 +1,16 @@
 /** What the parts of a gateway tell whoever watches it. Called on the hot path: an implementation is quick and never throws. */
-import type { SettleOutcome } from './message.ts'
+import type { DeathReason, SettleOutcome } from './message.ts'
 
 /** What callers gather for. */
 export type GatheredKind = 'send' | 'publish' | 'lease' | 'ack' | 'release' | 'extend'
+
+/** `unmatched`: stored nothing, because no binding matched. `refused`: a queue that it had to reach was full. */
+export const publishOutcomes = ['stored', 'unmatched', 'deduplicated', 'refused'] as const
+export type PublishOutcome = (typeof publishOutcomes)[number]
+
+/** `failed`: tried, and refused. `missed`: passed over, as its `misfire` says. */
+export const fireOutcomes = ['sent', 'failed', 'missed'] as const
+export type FireOutcome = (typeof fireOutcomes)[number]
 
 export type AttemptFacts = {
   subscription: string
@@ -32,9 +40,13 @@ export type Observe = {
   /** A lease ended by itself. */
   leaseExpired(queueId: number): void
   /** A message of this queue became a dead letter. */
-  died(queueId: number): void
+  died(queueId: number, reason: DeathReason): void
   /** The ttl of a message of this queue was over, and nothing was kept of it. */
   dropped(queueId: number): void
+  /** What became of one publish. */
+  published(outcome: PublishOutcome): void
+  /** What became of one time at which a schedule was due. */
+  fired(outcome: FireOutcome): void
   /** `route`: as declared, never as asked. */
   request(method: string, route: string, status: number, durationMs: number): void
   /** Requests that are being answered. */
@@ -55,6 +67,8 @@ export const unobserved: Observe = {
   leaseExpired() {},
   died() {},
   dropped() {},
+  published() {},
+  fired() {},
   request() {},
   requesting() {},
   attempt() {},

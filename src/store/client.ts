@@ -213,7 +213,8 @@ function timing(observe: ConnectOptions['observe']): <T>(text: string, statement
       return answer
     } catch (error) {
       const isUnavailable = error instanceof BrokerError && error.code === 'unavailable'
-      observe.statement(nameOf(text), monotonicMs() - startMs, isUnavailable ? 'unavailable' : 'failed')
+      const outcome = isUnavailable ? 'unavailable' : isAnswer(error) ? 'done' : 'failed'
+      observe.statement(nameOf(text), monotonicMs() - startMs, outcome)
       throw error
     }
   }
@@ -278,6 +279,9 @@ const isServers = (error: unknown): boolean => error instanceof Error && error.n
 
 const codeOf = (error: unknown): string | null =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null
+
+/** What our own functions raise, so that all is undone, says something about queues and nothing about the database. */
+const isAnswer = (error: unknown): boolean => codeOf(error)?.startsWith('PQ') === true
 
 /** SQLSTATE classes and driver codes that mean "not now": connection, resources, operator intervention, conflicts. */
 const awayStates = /^(08|53|57|40|25006$|55P03$)/

@@ -3,6 +3,7 @@
  * has a deadline of its own, so that asking what is wrong cannot become part of it.
  */
 import type {
+  BlockerFact,
   LateFacts,
   PreparedFact,
   ReplicaFact,
@@ -12,6 +13,7 @@ import type {
   TableFact,
   UnservedFacts,
 } from '../model/index.ts'
+import { diagnosisLimits } from '../model/index.ts'
 import type { Database } from './client.ts'
 
 const deadline = '2s'
@@ -74,6 +76,32 @@ export async function diagnoseSessions(db: Database): Promise<SessionFact[]> {
         and xact_start is not null and backend_type <> 'autovacuum worker'
       order by xact_start limit 5`,
   )
+}
+
+/**
+ * Whoever stands in the way of statements of this role for so long, without waiting for anybody itself, those with the most behind them
+ * first. Whom a role may not see has a number only; 0 is a prepared transaction's.
+ */
+const blockedText = `/* diagnose locks */
+select b.pid, s.usename::text as "user", nullif(s.application_name, '') as application, s.state,
+  coalesce(s.xact_start, s.backend_start, b.since) as "transactionAt", s.query_start as "queryAt", b.waiting, b.since as "waitingSince"
+from (
+  select x.pid, count(distinct w.pid)::int as waiting, min(w.query_start) as since
+  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) x(pid)
+  where w.datname = current_database() and w.usename = current_user and w.wait_event_type = 'Lock'
+    and w.query_start < now() - ${diagnosisLimits.blockedMs} * interval '1 ms'
+  group by x.pid) b
+left join pg_stat_activity s on s.pid = b.pid
+where b.pid = 0 or cardinality(pg_blocking_pids(b.pid)) = 0
+order by b.waiting desc, b.pid limit 5`
+
+export async function diagnoseBlocked(db: Database): Promise<BlockerFact[]> {
+  const rows = await look<Omit<SessionFact, 'age'> & Pick<BlockerFact, 'waiting' | 'waitingSince'>>(db, blockedText)
+  return rows.map(({ waiting, waitingSince, ...session }) => ({
+    session: session.pid === 0 ? null : session,
+    waiting,
+    waitingSince,
+  }))
 }
 
 export async function diagnoseSlots(db: Database): Promise<SlotFact[]> {

@@ -1,6 +1,7 @@
 /** Which gateway delivers for which subscription, how endpoints are doing, and the log of attempts. */
 import type { Attempt, Headers, Health } from '../model/index.ts'
 import { type Database, numbers, startsOf, texts } from './client.ts'
+import { protocol } from './presence.ts'
 
 /**
  * One heartbeat: this gateway's row lives on, and it takes what nobody alive owns, up to its fair share of all enabled
@@ -9,8 +10,8 @@ import { type Database, numbers, startsOf, texts } from './client.ts'
  */
 const claimText = `/* claim subscriptions */
 with me as (
-  insert into postern.gateways (id, alive_until, leaving) values ($1, now() + $2::int * interval '1 ms', false)
-  on conflict (id) do update set alive_until = excluded.alive_until, leaving = false),
+  insert into postern.gateways (id, alive_until, leaving, protocol) values ($1, now() + $2::int * interval '1 ms', false, ${protocol})
+  on conflict (id) do update set alive_until = excluded.alive_until, leaving = false, protocol = excluded.protocol),
 gone as (delete from postern.gateways where alive_until < now() - interval '1 hour' and id <> $1),
 alive as materialized (select id, leaving from postern.gateways where alive_until > now() and id <> $1),
 share as materialized (
@@ -53,11 +54,11 @@ export async function releaseSubscriptions(db: Database, gateway: string, ids: r
   )
 }
 
-/** This gateway delivers no more: whatever it still owns is free at once. */
+/** This gateway delivers no more: whatever it still owns is free at once. Its row stays until it is forgotten, for it still serves. */
 export async function retireGateway(db: Database, gateway: string): Promise<void> {
   await db.hot(
     `/* retire gateway */ with s as (update postern.subscriptions set owner = null where owner = $1)
-      delete from postern.gateways where id = $1`,
+      update postern.gateways set leaving = true where id = $1`,
     [gateway],
   )
 }

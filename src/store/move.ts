@@ -4,6 +4,7 @@
  * message out again must be the one that dead-letters it at the limit.
  */
 
+import type { DeathReason } from '../model/index.ts'
 import { bodyOf } from './log.ts'
 
 /** What a dead letter's headers tell about it in another queue than it died in: an object of jsonb, from SQL expressions. */
@@ -32,6 +33,8 @@ export type MovedRow = {
   lane: number
   position: number
   due_ms: number
+  /** Why its life is over; null: it is not. */
+  reason: DeathReason | null
   /** Whatever was under way of this key may be over: the next may move up. Nothing up to `freed_chain` is left of the key. */
   freed_key: string | null
   freed_queue_id: number
@@ -110,4 +113,4 @@ to_dead as (
 export const movedColumns = `k.ord, k.fate, coalesce(k.to_queue_id, k.queue_id) as queue_id, k.to_lane as lane, k.to_position as position,
   case when k.fate = 'delayed' then k.wait_ms else 0 end as due_ms,
   case when k.chain is not null and (k.fate = 'waiting' or k.died is not null and (k.fate = 'dropped' or k.on_dead = 'continue')) then k.key end as freed_key,
-  k.queue_id as freed_queue_id, case when k.fate = 'waiting' then coalesce(k.follows, k.chain) - 1 else coalesce(k.follows - 1, k.chain) end as freed_chain`
+  k.died as reason, k.queue_id as freed_queue_id, case when k.fate = 'waiting' then coalesce(k.follows, k.chain) - 1 else coalesce(k.follows - 1, k.chain) end as freed_chain`

@@ -2,6 +2,7 @@
  * Runs: a lease of the first message of a key takes along messages that wait behind it, as one lease of several consecutive messages. What
  * is taken along is deleted from `waiting` and stored leased. Parts of the lease statement, and the order of its answer.
  */
+import { someoneBehind } from './presence.ts'
 
 /**
  * Follows `t`, the heads. A head is locked and was in `messages` since this statement's snapshot, so nobody else moves its key; one that was
@@ -9,13 +10,15 @@
  * visible behind it is a prefix of what was committed, because senders to one key take turns. A message that somebody is changing is locked, and
  * one that was changed since has another xmin: the run ends before it, as it does before one that is delayed, expired or was delivered before (that
  * one comes alone, so that a failing message costs those behind it one attempt at most). Every receiver can be given whole runs: each
- * has room for its part of the heads times the length of a run. Primary key of `waiting`.
+ * has room for its part of the heads times the length of a run. Nothing follows while a gateway runs that would not know what a run is.
+ * Primary key of `waiting`, index `gateways_behind`.
  */
 const found = `h as materialized (
   select y.* from (
     select z.*, least(z.per_key, z.most / ceil(z.heads::float8 / z.receivers)::int, greatest(1, z.room / z.heads)) - 1 as follow
     from (select t.*, count(*) over (partition by t.queue_id)::int as heads from t) z) y
-  where y.leads and not y.exhausted and y.follow > 0 and exists (select 1 from postern.messages m where m.ctid = y.tid limit 1)),
+  where y.leads and not y.exhausted and y.follow > 0 and exists (select 1 from postern.messages m where m.ctid = y.tid limit 1)
+    and not ${someoneBehind}),
 b as materialized (
   select h.queue_id, h.chain, w.* from h cross join lateral (
     select y.*, row_number() over (order by y.position) as step from (

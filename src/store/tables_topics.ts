@@ -174,13 +174,20 @@ export const attempts = postern.table(
   (t) => [index('attempts_subscription').on(t.subscriptionId, t.id)],
 )
 
-/** Gateways that deliver to webhooks. What one owns is free as soon as its time is over. */
-export const gateways = postern.table('gateways', {
-  id: text('id').primaryKey(),
-  aliveUntil: instant('alive_until').notNull(),
-  /** It stops: it keeps what it has not released yet, and has no share any more. */
-  leaving: boolean('leaving').notNull().default(false),
-})
+/** Gateways that run, or did so within the last hour. What one owns is free as soon as its time is over. */
+export const gateways = postern.table(
+  'gateways',
+  {
+    id: text('id').primaryKey(),
+    aliveUntil: instant('alive_until').notNull(),
+    /** It has no share of the webhooks: it delivers none, or it stops and keeps only what it has not released yet. */
+    leaving: boolean('leaving').notNull().default(false),
+    /** What it understands of what others store, see `presence`. 0: it is older than this column, and says nothing. */
+    protocol: smallint('protocol').notNull().default(0),
+  },
+  // Empty as a rule, whatever lies dead in the table: every lease of keyed queues looks into it.
+  (t) => [index('gateways_behind').on(t.id).where(sql`${t.protocol} < 1`)],
+)
 
 /**
  * Work on many messages that goes on after its request was answered. One gateway at a time holds a task, until `leased_until`; whoever

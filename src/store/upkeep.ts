@@ -70,7 +70,7 @@ z as (
       or (select count(*) from h where h.lease_tid = l.lease_tid) = (select count(*) from gone where gone.lease_tid = l.lease_tid))))
 select ${movedColumns}, null::int as leases, null::float8 as next_ms from k
 union all
-select null, null, null, null, null, null, null, null, null, (select count(*)::int from l), (
+select null, null, null, null, null, null, null, null, null, null, (select count(*)::int from l), (
   select date_part('epoch', e.expires_at - now()) * 1000 from postern.leases e where e.expires_at > now() order by e.expires_at limit 1)`
 
 type ExpireRow = MovedRow & { fate: MovedRow['fate'] | null; leases: number | null; next_ms: number | null }
@@ -104,7 +104,7 @@ gone as (
 ${route}
 select ${movedColumns}, null::int as at_queue_id, null::int as at_lane, null::bigint as at_position from k
 union all
-(select null, null, null, null, null, null, null, null, null, queue_id, lane, position from s order by queue_id desc, lane desc, position desc limit 1)`
+(select null, null, null, null, null, null, null, null, null, null, queue_id, lane, position from s order by queue_id desc, lane desc, position desc limit 1)`
 
 type RetireRow = MovedRow & {
   fate: MovedRow['fate'] | null

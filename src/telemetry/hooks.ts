@@ -1,11 +1,14 @@
 /** What happens, counted as it happens. Who calls often finds its cell in a map of its own. */
 import { type Histogram, observe } from '../base/index.ts'
-import type { Observe } from '../model/index.ts'
+import { fireOutcomes, type Observe, publishOutcomes } from '../model/index.ts'
 import type { Labels } from './labels.ts'
 import type { MetricName } from './metrics.ts'
 import type { Cell, Sheet } from './sheet.ts'
 
-type Hooks = Pick<Observe, 'statement' | 'gathered' | 'swept' | 'request' | 'requesting' | 'attempt'>
+type Hooks = Pick<
+  Observe,
+  'statement' | 'gathered' | 'swept' | 'published' | 'fired' | 'request' | 'requesting' | 'attempt'
+>
 
 /** A client may ask with any word. */
 const methods = new Map(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'].map((name, at) => [name, at]))
@@ -19,6 +22,8 @@ export function createHooks(sheet: Sheet, subscriptions: Labels): Hooks {
   const routes = new Map<string, Route>()
   const sweeps = sheet.histogram('postern_mark_sweep_seconds')
   const underWay = sheet.cell('postern_http_requests_under_way')
+  const publishes = cellsOf(publishOutcomes, (outcome) => sheet.cell('postern_publishes_total', outcome))
+  const fires = cellsOf(fireOutcomes, (outcome) => sheet.cell('postern_schedule_fires_total', outcome))
 
   return {
     statement(name, durationMs, outcome) {
@@ -27,6 +32,8 @@ export function createHooks(sheet: Sheet, subscriptions: Labels): Hooks {
     },
     gathered: (kind, calls) => observe(batches(kind), calls),
     swept: (durationMs) => observe(sweeps, durationMs / 1000),
+    published: (outcome) => void publishes[outcome].value++,
+    fired: (outcome) => void fires[outcome].value++,
     request(method, route, status, durationMs) {
       let of = routes.get(route)
       if (!of) {
@@ -56,6 +63,10 @@ export function createHooks(sheet: Sheet, subscriptions: Labels): Hooks {
     },
   }
 }
+
+/** All of them at once: of a series that begins with 1 nobody sees an increase. */
+const cellsOf = <Name extends string>(names: readonly Name[], cell: (name: Name) => Cell): Record<Name, Cell> =>
+  Object.fromEntries(names.map((name) => [name, cell(name)])) as Record<Name, Cell>
 
 /** One for each value of the only label. */
 function histogramsOf(sheet: Sheet, name: MetricName): (label: string) => Histogram {

@@ -58,10 +58,22 @@ export const metrics = {
     'outcome',
   ),
   postern_leases_expired_total: counter('Leases that ended by themselves, so that the message came back.', 'queue'),
-  postern_messages_dead_lettered_total: counter('Messages of the queue that became dead letters.', 'queue'),
+  postern_messages_dead_lettered_total: counter(
+    'Messages of the queue that became dead letters, and why: max_attempts, rejected, expired, gone.',
+    'queue',
+    'reason',
+  ),
   postern_messages_expired_total: counter(
     'Messages whose ttl was over and of which nothing was kept; dead-lettered ones are not among them.',
     'queue',
+  ),
+  postern_publishes_total: counter(
+    'Publishes to topics: stored, unmatched (no binding matched, so nothing was stored), deduplicated (their dedup_id was known), refused (a queue was full).',
+    'outcome',
+  ),
+  postern_schedule_fires_total: counter(
+    'Times at which a schedule was due and this gateway dealt with it: sent, failed (its queue full, or the target gone), missed (passed over, as misfire says).',
+    'outcome',
   ),
   postern_message_delivery_seconds: histogram(
     ages,

@@ -3,15 +3,12 @@
  * names are looked up when somebody reads.
  */
 import { type Histogram, histogram, observe, pour } from '../base/index.ts'
-import type { Observe, SettleOutcome } from '../model/index.ts'
+import { type DeathReason, deathReasons, type Observe, type SettleOutcome } from '../model/index.ts'
 import { metrics } from './metrics.ts'
 import type { Sheet } from './sheet.ts'
 
-type Counts = Record<
-  'sent' | 'deduplicated' | 'refused' | 'leased' | 'leases_expired' | 'dead_lettered' | 'expired',
-  number
->
-type Tally = Counts & { outcomes: Map<SettleOutcome, number>; ages: Histogram }
+type Counts = Record<'sent' | 'deduplicated' | 'refused' | 'leased' | 'leases_expired' | 'expired', number>
+type Tally = Counts & { outcomes: Map<SettleOutcome, number>; deaths: Map<DeathReason, number>; ages: Histogram }
 
 type Hooks = Pick<
   Observe,
@@ -30,7 +27,6 @@ const names = {
   refused: 'postern_messages_refused_total',
   leased: 'postern_messages_leased_total',
   leases_expired: 'postern_leases_expired_total',
-  dead_lettered: 'postern_messages_dead_lettered_total',
   expired: 'postern_messages_expired_total',
 } as const satisfies Record<keyof Counts, keyof typeof metrics>
 
@@ -67,7 +63,10 @@ export function createTallies(): Tallies {
         outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
       },
       leaseExpired: (queueId) => void of(queueId).leases_expired++,
-      died: (queueId) => void of(queueId).dead_lettered++,
+      died(queueId, reason) {
+        const { deaths } = of(queueId)
+        deaths.set(reason, (deaths.get(reason) ?? 0) + 1)
+      },
       dropped: (queueId) => void of(queueId).expired++,
     },
     pour(sheet, labelOf) {
@@ -83,13 +82,21 @@ export function createTallies(): Tallies {
 }
 
 function newTally(): Tally {
-  const none = { sent: 0, deduplicated: 0, refused: 0, leased: 0, leases_expired: 0, dead_lettered: 0, expired: 0 }
-  return { ...none, outcomes: new Map(), ages: histogram(metrics.postern_message_delivery_seconds.buckets ?? []) }
+  const none = { sent: 0, deduplicated: 0, refused: 0, leased: 0, leases_expired: 0, expired: 0 }
+  return {
+    ...none,
+    outcomes: new Map(),
+    deaths: new Map(),
+    ages: histogram(metrics.postern_message_delivery_seconds.buckets ?? []),
+  }
 }
 
 function pourOne(tally: Tally, sheet: Sheet, queue: string): void {
   for (const count of Object.keys(names) as (keyof Counts)[]) sheet.cell(names[count], queue).value += tally[count]
   for (const [outcome, count] of tally.outcomes)
     sheet.cell('postern_messages_settled_total', queue, outcome).value += count
+  // With 0 too: of a series that begins with 1 nobody sees an increase.
+  for (const reason of deathReasons)
+    sheet.cell('postern_messages_dead_lettered_total', queue, reason).value += tally.deaths.get(reason) ?? 0
   pour(tally.ages, sheet.histogram('postern_message_delivery_seconds', queue))
 }

@@ -1,0 +1,2 @@
+ALTER TABLE "postern"."gateways" ADD COLUMN "protocol" smallint DEFAULT 0 NOT NULL;--> statement-breakpoint
+CREATE INDEX "gateways_behind" ON "postern"."gateways" USING btree ("id") WHERE "postern"."gateways"."protocol" < 1;
