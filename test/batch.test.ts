@@ -117,3 +117,23 @@ test('a patient batch waits for its first run too: until enough waits, or for so
   soon.runs[0]?.end()
   expect(await alone).toBe('d!')
 })
+
+test('what waits is shared among the lanes that are free when it gives each enough calls', async () => {
+  const { runs, call, began } = controlled({ worthLane: 3, maxWeight: 100 })
+  const answers = [...'abcdefg'].map(call)
+  await settled()
+  expect(began()).toEqual(['abcd', 'efg'])
+  answers.push(...[...'hijklm'].map(call))
+  runs[1]?.end()
+  await settled()
+  // Only one is free.
+  expect(began()).toEqual(['abcd', 'efg', 'hijklm'])
+  for (const run of runs) run.end()
+  await settled()
+  answers.push(...[...'nopqr'].map(call))
+  await settled()
+  // Too few for two.
+  expect(began().slice(3)).toEqual(['nopqr'])
+  for (const run of runs) run.end()
+  expect((await Promise.all(answers)).join('')).toBe([...'abcdefghijklmnopqr'].map((name) => `${name}!`).join(''))
+})

@@ -20,6 +20,8 @@ export type BatchOptions<T> = {
   beside?: Beside
   /** It waits as long for the first run too: nobody is in a hurry. */
   patient?: boolean
+  /** So many calls make a run that is worth a lane of its own: when several lanes are free, they share what waits if it gives each so many. */
+  worthLane?: number
   /** Items, by weight, that one run carries; a single heavier item goes alone. */
   maxWeight: number
   weigh(item: T): number
@@ -53,18 +55,27 @@ export function batch<T, R>(
     pumping = false
     while (busy < options.lanes && waiting.length > 0) {
       if ((busy > 0 || options.patient) && !isWorthIt(waitingWeight, waiting[0]?.sinceMs ?? 0)) return
+      const calls = share()
       busy++
-      void flush(take()).then(() => {
+      void flush(take(calls)).then(() => {
         busy--
         pump()
       })
     }
   }
 
-  function take(): Call<T, R>[] {
+  /** How many calls one of the free lanes is to take at most. */
+  function share(): number {
+    const free = options.lanes - busy
+    const isWorthSharing = options.worthLane !== undefined && waiting.length >= free * options.worthLane
+    return isWorthSharing ? Math.ceil(waiting.length / free) : waiting.length
+  }
+
+  function take(most: number): Call<T, R>[] {
     let weight = 0
     let count = 0
     for (const call of waiting) {
+      if (count >= most) break
       if (count > 0 && weight + call.weight > options.maxWeight) break
       weight += call.weight
       count++
