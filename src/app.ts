@@ -123,11 +123,11 @@ function goOn(stopped: AbortSignal): void {
 /** Long enough for a Postgres that is started by the same command. */
 const databasePatienceMs = 30_000
 const databasePauseMs = 1000
-/** SQLSTATE classes that no waiting cures: not allowed, no such database, a statement that fails. */
-const hopelessStates = /^(0A|22|23|28|3D|42)[0-9A-Z]{3}$/
-
-/** A migration whose table is in use has waited long enough itself. */
-const lockNotAvailable = '55P03'
+/**
+ * SQLSTATEs that no waiting cures: not allowed, no such database, a statement that fails; and a lock that is not to be had (55P03), for which a
+ * migration has waited long enough itself.
+ */
+const hopelessStates = /^(?:(?:0A|22|23|28|3D|42)[0-9A-Z]{3}|55P03)$/
 
 /** What needs a database that may not be there yet: tried until it is. undefined: stopped meanwhile. */
 async function patiently<T>(work: () => Promise<T>, log: Log, stopped: AbortSignal): Promise<T | undefined> {
@@ -138,7 +138,7 @@ async function patiently<T>(work: () => Promise<T>, log: Log, stopped: AbortSign
     } catch (error) {
       const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null
       const waitedMs = monotonicMs() - sinceMs
-      if (code === null || hopelessStates.test(code) || code === lockNotAvailable) throw error
+      if (code === null || hopelessStates.test(code)) throw error
       if (waitedMs > databasePatienceMs)
         throw new Error(`Postgres did not answer for 30 s (${code}). Is it running, and is DATABASE_URL right?`, {
           cause: error,

@@ -212,7 +212,7 @@ describe('of a queue', () => {
           counted = () => resolve(new Map())
         })
       },
-      cluster: { listening: () => true, peers: () => 0 },
+      cluster: { listening: () => true, peers: () => [] },
       receiver: { waitingByQueue: () => [] },
     })
     const both = Promise.all([watch.queues(), watch.queues()])

@@ -45,12 +45,10 @@ export type Cluster = {
   /** Asks all others; the first that answers, or null when nobody does within `waitMs`. */
   ask(question: string, waitMs: number): Promise<{ gateway: string; text: string } | null>
   acquaint(on: Acquaintances): void
-  /** The others that were heard lately. */
-  heard(): string[]
   /** Whether announcements arrive, as far as is known. */
   listening(): boolean
   /** Other gateways that were heard lately. */
-  peers(): number
+  peers(): string[]
   /** Whether anybody else may be serving the same queues. */
   hasPeers(): boolean
   start(): Promise<void>
@@ -129,8 +127,6 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   function heard(payload: string): void {
     const [from = '', word, ...rest] = payload.split(' ')
-    if (from !== gateway && word === 'leaving') acquainted?.left(from)
-    else if (from !== gateway && !peers.has(from)) acquainted?.met()
     if (from === gateway) {
       if (word === 'alive') {
         heardSelfMs = monotonicMs()
@@ -138,10 +134,17 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       }
       return
     }
-    if (!peers.has(from) && word !== 'leaving') say(`look ${from}`)
+    if (word === 'leaving') {
+      peers.delete(from)
+      acquainted?.left(from)
+      return
+    }
+    if (!peers.has(from)) {
+      say(`look ${from}`)
+      acquainted?.met()
+    }
     peers.set(from, monotonicMs())
-    if (word === 'leaving') peers.delete(from)
-    else if (word === 'look' && rest[0] === gateway) on.lost()
+    if (word === 'look' && rest[0] === gateway) on.lost()
     else if (word === 'append') {
       for (const item of rest) {
         const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
@@ -237,9 +240,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     acquaint(on) {
       acquainted = on
     },
-    heard: () => [...peers.keys()],
     listening: isListening,
-    peers: () => peers.size,
+    peers: () => [...peers.keys()],
     hasPeers,
     async start() {
       if (listenUrl === null) return

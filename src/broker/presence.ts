@@ -18,7 +18,7 @@ export type Presence = {
 
 type Options = {
   db: Database
-  cluster: Pick<Cluster, 'gateway' | 'acquaint' | 'heard'>
+  cluster: Pick<Cluster, 'gateway' | 'acquaint' | 'peers'>
   log(event: string, fields?: Record<string, unknown>): void
 }
 
@@ -38,7 +38,7 @@ export function createPresence({ db, cluster, log }: Options): Presence {
   /** In this order, so that nobody who has left is entered again. */
   async function beat(): Promise<number> {
     await store.registerGateway(db, gateway, aliveMs)
-    const there = cluster.heard().filter((each) => !gone.has(each))
+    const there = cluster.peers().filter((each) => !gone.has(each))
     await store.enterHeard(db, there, aliveMs)
     await store.forgetHeard(db, [...gone.keys()])
     for (const [each, leftMs] of gone) if (monotonicMs() - leftMs > rememberedMs) gone.delete(each)

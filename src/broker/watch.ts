@@ -61,13 +61,13 @@ export function createWatch({ db, counted, cluster, receiver }: Options): Watch 
     }
     const atMs = monotonicMs()
     const costMs = atMs - startMs
-    kept = { queues, atMs, untilMs: costMs < cheapMs ? atMs : atMs + worth * (1 + cluster.peers()) * costMs }
+    kept = { queues, atMs, untilMs: costMs < cheapMs ? atMs : atMs + worth * (1 + cluster.peers().length) * costMs }
   }
 
   return {
     here: () => ({
       listening: cluster.listening(),
-      peers: cluster.peers(),
+      peers: cluster.peers().length,
       pools: db.load(),
       waiting: receiver.waitingByQueue(),
     }),
