@@ -1,6 +1,6 @@
 /** The commands for dead letters, as processes against a gateway. */
-import { execFile } from 'node:child_process'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type Ended, postern } from './support/cli.ts'
 import { type Gateway, http, receiveFrom, startGateway } from './support/gateway.ts'
 import { type TestDatabase, testDatabase } from './support/postgres.ts'
 
@@ -16,15 +16,7 @@ afterAll(async () => {
   await database?.drop()
 })
 
-type Ran = { code: number; stdout: string; stderr: string }
-const run = (...words: string[]): Promise<Ran> =>
-  new Promise((resolve) => {
-    const all = ['--import', 'tsx', 'src/cli.ts', '--url', gateway.url, ...words]
-    const options = { cwd: new URL('../', import.meta.url).pathname, env: { PATH: process.env.PATH ?? '' } }
-    execFile(process.execPath, all, options, (error, stdout, stderr) =>
-      resolve({ code: Number(error?.code ?? 0), stdout, stderr }),
-    )
-  })
+const run = (...words: string[]): Promise<Ended> => postern(['--url', gateway.url, ...words], {})
 
 async function bury(queue: string, ...bodies: string[]): Promise<void> {
   await http(gateway, 'PUT', `/v1/queues/${queue}`)
