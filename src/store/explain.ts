@@ -110,11 +110,16 @@ export async function countAhead(
   return row?.n ?? 0
 }
 
-/** Whether somebody has leased from the queue and not run out since. Index `leases_queue`. */
+const leasesLookedAt = 1_000
+
+/** Whether somebody has leased from the queue and not run out since; of rows of several queues the last are looked at. Index `leases_queue`. */
 export async function hasLeases(db: Database, queueId: number): Promise<boolean> {
   const rows = await db.calm(
-    '/* has leases */ select 1 from postern.leases where queue_id = $1::int and expires_at > now() limit 1',
-    [queueId],
+    `/* has leases */ (select 1 from postern.leases where queue_id = $1::int and expires_at > now() limit 1)
+      union all
+      select 1 from (select queue_ids from postern.leases where queue_id = 0 and expires_at > now() order by queue_id desc, expires_at desc limit $2::int) l
+      where $1::int = any (l.queue_ids) limit 1`,
+    [queueId, leasesLookedAt],
   )
   return rows.length > 0
 }

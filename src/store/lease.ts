@@ -2,6 +2,7 @@
 import { claiming, type LeaseClaim } from './claim.ts'
 import { type Database, numbers } from './client.ts'
 import { fence } from './fence.ts'
+import { leaseRows } from './lease_rows.ts'
 import { bodyOf, bytesOf } from './log.ts'
 import { following, inRuns } from './runs.ts'
 
@@ -65,6 +66,7 @@ function leasing({ name, isOpen, claims, runs }: Variant): string {
     ? `(select queue_id, lane, position from ${kept} union all select queue_id, lane, fresh from along) z`
     : kept
   const claim = claims ? claiming(`$${first}::bytea`, `$${first + 1}::bigint`, places) : ''
+  const several = 'cardinality($1::int[]) > 1 and not exists (select 1 from s where bounded)'
   const asked = runs
     ? `$10::int[], $12::int[], $13::int[], $14::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, fence, receivers, most, per_key, slot)`
     : '$10::int[]) with ordinality r(queue_id, n, lanes_from, lanes_to, fence, slot)'
@@ -76,11 +78,11 @@ function leasing({ name, isOpen, claims, runs }: Variant): string {
     : ['', '']
   return `/* ${name} */
 with s as materialized (
-  select r.*, k.max_attempts, k."order" = 'keyed' as keyed, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
+  select r.*, k.max_attempts, k."order" = 'keyed' as keyed, k.max_leased is not null as bounded, case when k.max_leased is null then r.n else least(r.n, postern.lease_room(k.id)) end as room
   from unnest($1::int[], $2::int[], $3::int[], $4::int[], ${asked}
   join postern.queues k on k.id = r.queue_id and not k.paused and ${isOpen}),
 c as materialized (
-  select x.*${shared} from s cross join lateral (
+  select x.*, s.max_attempts, s.keyed${shared} from s cross join lateral (
     select d.* from unnest(($5::smallint[])[s.lanes_from:s.lanes_to], ($6::bigint[])[s.lanes_from:s.lanes_to]) l(lane, mark)
     cross join lateral (
       select m.ctid as tid, m.queue_id, m.lane, m.position, ${bytesOf('m')} as bytes, m.attempts >= s.max_attempts as exhausted${lead}
@@ -91,17 +93,15 @@ c as materialized (
 t as materialized (
   select * from (select c.*, row_number() over () as nth, sum(coalesce(bytes, 0)) over (rows unbounded preceding) as running from c) y
   where nth = 1 or running <= $9::bigint),
-${runs ? following.found : ''}${claim}${runs ? following.taken(claims) : ''}l as (
-  insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select now() + $8::int * interval '1 ms', $7::bigint, queue_id, lane, array_agg(position) from ${taken} group by queue_id, lane),
+${runs ? following.found : ''}${claim}${runs ? following.taken(claims) : ''}${leaseRows({ from: taken, several, expiresAt: "now() + $8::int * interval '1 ms'", token: '$7::bigint' })},
 u as (
 update postern.messages m set lease_token = $7::bigint, leased_until = now() + $8::int * interval '1 ms', attempts = m.attempts + 1
-where m.ctid = any (array(select tid from ${kept}))
+from ${kept} t where m.ctid = t.tid
 returning m.queue_id, m.lane, m.position, m.id, m.attempts, m.content_type, m.key, m.headers, ${bodyOf('m')} as body,
   date_part('epoch', m.enqueued_at) * 1000 as enqueued_ms, date_part('epoch', m.leased_until) * 1000 as leased_until_ms,
-  m.expires_at <= now() as expired, m.attempts > (select s.max_attempts from s where s.queue_id = m.queue_id limit 1) as exhausted,
+  m.expires_at <= now() as expired, m.attempts > t.max_attempts as exhausted,
   (select count(*) from c) > (select count(*) from t) as cut,
-  case when m.chain is not null and not (select s.keyed from s where s.queue_id = m.queue_id limit 1) then m.chain end as turn,
+  case when m.chain is not null and not t.keyed then m.chain end as turn,
   m.chain, null::bigint as follows)
 select * from u${runs ? following.rows : ''}`
 }

@@ -6,16 +6,26 @@ import type { BehindFact } from '../model/index.ts'
 import { type Database, texts } from './client.ts'
 
 /**
- * What this version understands. 1: runs, the leases of several consecutive messages of a key (`messages.follows`). A gateway that does not know
- * them settles and expires one message of a run as if it were alone, and the order of its key is lost.
+ * Understands runs, the leases of several consecutive messages of a key (`messages.follows`). A gateway that does not know them settles and expires one
+ * message of a run as if it were alone, and the order of its key is lost. One that has not signed off may only be frozen, and is waited for.
  */
-export const protocol = 1
+export const knowsRuns = { protocol: 1, silentFor: '1 hour' } as const
 
 /**
- * Whether a gateway that does not know runs is there, or was within the last hour: one that has not signed off may only be frozen. It is
- * looked at by the statement that would store a run, so that no memory can be stale. Index `gateways_behind`.
+ * Understands lease rows of several queues (`leases.queue_ids`). A gateway that does not know them takes one that has run out away, and its messages
+ * come back only when the walk finds them, a minute later or two: nothing that is worth waiting for whoever may only be frozen.
  */
-export const someoneBehind = 'exists (select 1 from postern.gateways g where g.protocol < 1)'
+export const knowsLeasesOfSeveral = { protocol: 2, silentFor: '10 seconds' } as const
+
+/** What this version understands: all of the above. */
+export const protocol = 2
+
+/**
+ * Whether a gateway that does not know something is there, or was so short ago. It is looked at by the statement that would store what that one does not
+ * know, so that no memory can be stale. Index `gateways_behind`.
+ */
+export const someoneBehind = (known: { protocol: number; silentFor: string }): string =>
+  `exists (select 1 from postern.gateways g where g.protocol < ${known.protocol} and g.alive_until > now() - interval '${known.silentFor}')`
 
 /**
  * This gateway is there, for so long by Postgres's clock; that of one which delivers webhooks is said by its heartbeat. Whoever was not

@@ -2,6 +2,7 @@
 import { BrokerError, type NewMessage } from '../model/index.ts'
 import { type Database, numbers, numbersFrom, startsOf, texts } from './client.ts'
 import { fence } from './fence.ts'
+import { leaseRows } from './lease_rows.ts'
 import { dedupEntries, type Probe } from './send.ts'
 
 /** One copy of a published message. `handMs` > 0: lease it to a waiting receiver, if it may be and nothing is ahead of it. */
@@ -115,9 +116,7 @@ m as (
     case when by_reference then id end, case when not by_reference then substring($14::bytea from body_from for body_bytes) end,
     case when handed then $24::bigint else 0 end, case when handed then now() + hand_ms * interval '1 ms' else '-infinity' end, handed::int
   from c where due_at <= now() and not chained),
-l as (
-  insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select now() + hand_ms * interval '1 ms', $24::bigint, queue_id, lane, array_agg(position) from c where handed group by queue_id, lane, hand_ms),
+${leaseRows({ from: '(select * from c where handed) z', several: 'cardinality($3::int[]) > 1', expiresAt: "now() + hand_ms * interval '1 ms'", token: '$24::bigint' })},
 s as (
   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, log_id, body)
   select due_at, queue_id, lane, nextval('postern.message_position'), id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb,

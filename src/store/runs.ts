@@ -2,7 +2,7 @@
  * Runs: a lease of the first message of a key takes along messages that wait behind it, as one lease of several consecutive messages. What
  * is taken along is deleted from `waiting` and stored leased. Parts of the lease statement, and the order of its answer.
  */
-import { someoneBehind } from './presence.ts'
+import { knowsRuns, someoneBehind } from './presence.ts'
 
 /**
  * Follows `t`, the heads. A head is locked and was in `messages` since this statement's snapshot, so nobody else moves its key; one that was
@@ -18,7 +18,7 @@ const found = `h as materialized (
     select z.*, least(z.per_key, z.most / ceil(z.heads::float8 / z.receivers)::int, greatest(1, z.room / z.heads)) - 1 as follow
     from (select t.*, count(*) over (partition by t.queue_id)::int as heads from t) z) y
   where y.leads and not y.exhausted and y.follow > 0 and exists (select 1 from postern.messages m where m.ctid = y.tid limit 1)
-    and not ${someoneBehind}),
+    and not ${someoneBehind(knowsRuns)}),
 b as materialized (
   select h.queue_id, h.chain, w.* from h cross join lateral (
     select y.*, row_number() over (order by y.position) as step from (

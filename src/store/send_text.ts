@@ -3,6 +3,7 @@
  * receivers, and each part costs Postgres something even when nothing goes through it.
  */
 import { fence } from './fence.ts'
+import { leaseRows } from './lease_rows.ts'
 import { type Named, named } from './named.ts'
 
 export type SendParts = {
@@ -144,10 +145,7 @@ w as materialized (
     n.due_at <= now() as ready
 [dedup] from n cross join (select array_agg(message_id) as id, array_agg(live) as live from f) f),
 [!dedup] from n),
-[hands] l as (
-[hands]   insert into postern.leases (expires_at, token, queue_id, lane, positions)
-[hands]   select now() + hand_ms * interval '1 ms', $token::bigint, queue_id, lane, array_agg(position)
-[hands]   from w where taken and handed and first_id = id group by queue_id, lane, hand_ms),
+[hands] ${inLine(leaseRows({ from: '(select * from w where taken and handed and first_id = id) z', several: 'cardinality($queue_ids::int[]) > 1', expiresAt: "now() + hand_ms * interval '1 ms'", token: '$token::bigint' }))},
 [delays] d as (
 [delays]   insert into postern.scheduled (due_at, queue_id, lane, position, id, enqueued_at, expires_at, content_type, key, headers, body)
 [delays]   select due_at, queue_id, lane, position, id, now(), due_at + lifetime_ms * interval '1 ms', content_type, key, headers::jsonb, ${body}

@@ -2,6 +2,7 @@
 import type { Receipt } from '../model/index.ts'
 import { type Database, numbers, texts } from './client.ts'
 import type { FreedKey } from './keyed.ts'
+import { leaseRows } from './lease_rows.ts'
 import { type MovedRow, type MoveKind, movedColumns, route } from './move.ts'
 
 /** The row of a receipt, as long as it still carries the receipt's token. The lateral with its limit keeps the index lookup. */
@@ -77,6 +78,9 @@ export async function release(db: Database, items: readonly Release[]): Promise<
   ])
 }
 
+const boundedIn = (rows: string): string =>
+  `select 1 from ${rows} join postern.queues k on k.id = ${rows}.queue_id where k.max_leased is not null`
+
 /**
  * The old lease row stays: when it runs out it finds the message leased for longer and does nothing. Rows are locked in
  * the order given, as in release.
@@ -88,10 +92,7 @@ with t as materialized (
 u as (
   update postern.messages m set leased_until = now() + t.lease_ms * interval '1 ms' from t where m.ctid = t.tid
   returning m.queue_id, m.lane, m.position, m.lease_token, m.leased_until),
-l as (
-  insert into postern.leases (expires_at, token, queue_id, lane, positions)
-  select leased_until, lease_token, queue_id, lane, array_agg(position) from u group by leased_until, lease_token, queue_id, lane
-  on conflict (expires_at, token, queue_id, lane) do update set positions = postern.leases.positions || excluded.positions)
+${leaseRows({ from: 'u', several: `cardinality($1::int[]) > 1 and not exists (${boundedIn('u')})`, expiresAt: 'leased_until', token: 'lease_token' })}
 select queue_id, lane, position, date_part('epoch', leased_until) * 1000 as leased_until_ms from u`
 
 /** Leases counted from now; returns the new ends, milliseconds since 1970, by place. */

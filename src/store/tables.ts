@@ -149,7 +149,7 @@ export const blockedKeys = postern.table(
   (t) => [primaryKey({ columns: [t.queueId, t.key, t.chain] })],
 )
 
-/** One row for each lease statement, queue and lane: expiry finds its messages here and never scans them. */
+/** One row for each lease statement, or for each queue and lane of it: expiry finds its messages here and never scans them. */
 export const leases = postern.table(
   'leases',
   {
@@ -158,6 +158,9 @@ export const leases = postern.table(
     queueId: integer('queue_id').notNull(),
     lane: smallint('lane').notNull(),
     positions: bigint('positions', { mode: 'number' }).array().notNull(),
+    /** Of a row of several queues, whose \`queueId\` and \`lane\` are 0: those of each position. */
+    queueIds: integer('queue_ids').array(),
+    lanes: smallint('lanes').array(),
   },
   (t) => [
     primaryKey({ columns: [t.expiresAt, t.token, t.queueId, t.lane] }),

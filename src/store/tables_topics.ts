@@ -185,8 +185,8 @@ export const gateways = postern.table(
     /** What it understands of what others store, see `presence`. 0: it is older than this column, and says nothing. */
     protocol: smallint('protocol').notNull().default(0),
   },
-  // Empty as a rule, whatever lies dead in the table: every lease of keyed queues looks into it.
-  (t) => [index('gateways_behind').on(t.id).where(sql`${t.protocol} < 1`)],
+  // Empty as a rule, whatever lies dead in the table: leases look into it.
+  (t) => [index('gateways_behind').on(t.id).where(sql`${t.protocol} < 2`)],
 )
 
 /**

@@ -1,6 +1,7 @@
 /** What is done by no caller: due messages, ended leases, ended lives, and what deleted queues left behind. Many gateways at once. */
 import { liveLease } from './claim.ts'
 import { type Database, numbers } from './client.ts'
+import { placesIn } from './lease_rows.ts'
 import { type MovedRow, movedColumns, route } from './move.ts'
 
 /** The lowest position that became ready in a lane. */
@@ -48,13 +49,13 @@ export type Expiry = { moved: MovedRow[]; leases: number; nextDueMs: number | nu
  */
 const expireText = `/* expire */
 with l as materialized (
-  select ctid as lease_tid, queue_id, lane, token, positions from postern.leases
+  select ctid as lease_tid, queue_id, lane, token, positions, queue_ids, lanes from postern.leases
   where expires_at <= now() and expires_at >= now() - $1::float8 * interval '1 s'
   order by expires_at limit $2::int for update skip locked),
 h as materialized (
-  select l.lease_tid, l.queue_id, l.lane, l.token, p.position from l cross join lateral unnest(l.positions) p(position)
+  select l.lease_tid, p.queue_id, p.lane, l.token, p.position from l cross join ${placesIn('l')} p
   cross join lateral (
-    select 1 from postern.messages m where m.queue_id = l.queue_id and m.lane = l.lane and m.position = p.position
+    select 1 from postern.messages m where m.queue_id = p.queue_id and m.lane = p.lane and m.position = p.position
       and m.lease_token = l.token and m.leased_until <= now() limit 1) x),
 t as materialized (
   select h.lease_tid, x.tid from h cross join lateral (
