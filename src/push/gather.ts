@@ -53,36 +53,40 @@ export function createGathered({ broker, log }: Options): Gathered {
   function record(attempt: AttemptReport): void {
     if (waiting.length >= mostWaiting) waiting.shift()
     waiting.push(attempt)
-    if (waiting.length >= mostAtOnce) write()
-    else
-      timer ??= after(gatherMs, () => {
-        timer = undefined
-        write()
-      })
+    writeSoon()
   }
 
+  function writeSoon(): void {
+    if (writing) return
+    if (waiting.length >= mostAtOnce) write()
+    else if (waiting.length > 0) timer ??= after(gatherMs, write)
+  }
+
+  /** What has come meanwhile gathers in its turn. */
   function write(): void {
-    writing ??= writeAll().finally(() => {
+    timer?.cancel()
+    timer = undefined
+    writing = writeSome().finally(() => {
       writing = undefined
+      writeSoon()
     })
   }
 
-  async function writeAll(): Promise<void> {
-    while (waiting.length > 0) {
-      const some = waiting.splice(0, mostAtOnce)
-      await broker.desk
-        .recordAttempts(some)
-        .catch((error: unknown) => log('recording attempts failed', { attempts: some.length, error }))
-    }
+  async function writeSome(): Promise<void> {
+    const some = waiting.splice(0, mostAtOnce)
+    await broker.desk
+      .recordAttempts(some)
+      .catch((error: unknown) => log('recording attempts failed', { attempts: some.length, error }))
   }
 
   return {
     settle: async (action, patient) => void (await (patient ? settleSoon(action) : settleNow(action))),
     record,
     async flush() {
-      timer?.cancel()
-      write()
-      await writing
+      while (writing || waiting.length > 0) {
+        if (!writing) write()
+        await writing
+      }
     },
   }
 }

@@ -103,7 +103,7 @@ select a.s, a.m, a.n, to_timestamp(a.at / 1000), a.ok, nullif(a.status, 0), a.ms
   substring($13::bytea from a.body_from for a.body_bytes), a.error, case when a.next > 0 then to_timestamp(a.next / 1000) end
 from unnest($1::int[], $2::bigint[], $3::smallint[], $4::float8[], $5::boolean[], $6::smallint[], $7::int[], $8::text[], $9::text[],
   $10::int[], $11::int[], $12::text[], $14::float8[]) a(s, m, n, at, ok, status, ms, rq, rs, body_from, body_bytes, error, next)
-where exists (select 1 from postern.subscriptions x where x.id = a.s)
+where a.s = any (array(select x.id from postern.subscriptions x where x.id = any ($1::int[])))
 returning id`
 
 /** Their numbers, in the order given when none is missing. */
