@@ -1,5 +1,4 @@
 /** What the dispatcher of webhooks asks and reports; see `Desk`. */
-import { parseMessageId } from '../model/index.ts'
 import type { Database } from '../store/index.ts'
 import * as store from '../store/index.ts'
 import { attemptId, noSubscription } from './admin_subscriptions.ts'
@@ -47,13 +46,11 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
       if (await store.setDisabled(db, number, reason, { gateway, version })) cluster.subscriptionChanged(number)
     },
     async recordAttempts(attempts) {
-      const items = attempts.map(({ messageId, outcome, ...attempt }) => ({
-        ...attempt,
-        messageId: parseMessageId(messageId) ?? 0,
-        succeeded: outcome === 'succeeded',
-      }))
-      const ids = await store.recordAttempts(db, items)
-      return attempts.map((_, at) => (ids.length === items.length ? attemptId(ids[at] ?? 0) : ''))
+      await store.recordAttempts(db, attempts)
+    },
+    async recordAttempt(attempt) {
+      const [id] = await store.recordAttempts(db, [attempt])
+      return id === undefined ? null : attemptId(id)
     },
     listen(on) {
       listener = on

@@ -35,7 +35,7 @@ import type {
   Topic,
   TopicSettings,
 } from '../model/index.ts'
-import type { StoredSubscription } from '../store/index.ts'
+import type { NewAttempt, StoredSubscription } from '../store/index.ts'
 import type { Diagnosis } from './diagnosis.ts'
 import type { Watch } from './watch.ts'
 
@@ -203,13 +203,15 @@ export type Desk = {
   ): Promise<{ failingMs: number }>
   /** Unless it has been changed since this version. */
   disable(assignment: Pick<Assignment, 'number' | 'version'>, reason: DisabledReason): Promise<void>
-  /** Ids in the order given; '' for those of a subscription that is gone. */
-  recordAttempts(attempts: readonly AttemptReport[]): Promise<string[]>
+  /** A subscription that is gone leaves none. */
+  recordAttempts(attempts: readonly AttemptReport[]): Promise<void>
+  /** Its id; null: the subscription is gone. */
+  recordAttempt(attempt: AttemptReport): Promise<string | null>
   /** `changed`: this subscription is not as it was. `free`: some subscription has no gateway. One listener. */
   listen(on: { changed(subscription: number): void; free(): void }): void
 }
 
-export type AttemptReport = Omit<Attempt, 'id'> & { subscription: number }
+export type AttemptReport = NewAttempt
 
 export type LetterAdmin = {
   /**

@@ -47,12 +47,12 @@ export function createPush({ broker, allowPrivate, version, observe, tracing, lo
     const result = await sender.send({ url, headers, body, timeoutMs, signal: new AbortController().signal })
     const attempt = attemptFrom(assignment, at, headers, result)
     // That it cannot be recorded does not undo it.
-    const recorded = broker.desk.recordAttempts([{ ...attempt, subscription: assignment.number }])
-    const [attemptId] = await recorded.catch((error: unknown) => {
+    const recorded = broker.desk.recordAttempt({ ...attempt, subscription: assignment.number })
+    const attemptId = await recorded.catch((error: unknown) => {
       log('recording an attempt failed', { subscription: assignment.id, error })
-      return []
+      return null
     })
-    return { ...attempt, id: attemptId || attempt.id }
+    return { ...attempt, id: attemptId ?? attempt.id }
   }
 
   return {

@@ -1,5 +1,6 @@
 /** What goes over the wire: a message as a webhook request, in one of three formats, signed. */
 import { isUtf8 } from 'node:buffer'
+import { setOwn } from '../base/index.ts'
 import {
   configuredHeaderError,
   type Delivery,
@@ -27,16 +28,15 @@ type Facts = { secrets: readonly string[]; nowMs: number; attempt: number; versi
 export function webhookRequest(message: WebhookMessage, target: WebhookTarget, facts: Facts): WebhookRequest {
   const { headers, contentType, body } = formats[target.format](message, target)
   const timestampS = Math.floor(facts.nowMs / 1000)
-  // Without a prototype, so that a header called __proto__ is one like any other.
-  const all: Record<string, string> = Object.create(null)
+  const all: Record<string, string> = {}
   for (const [name, value] of Object.entries(message.headers))
     if (mayTravel(name) && isSendable(value) && !name.startsWith(replaced[target.format]))
-      all[name] = headerBytes(value)
+      setOwn(all, name, headerBytes(value))
   Object.assign(all, headers)
   all['user-agent'] = `Postern/${facts.version}`
   all['content-type'] = headerBytes(contentType)
   for (const [name, value] of Object.entries(target.headers))
-    if (configuredHeaderError(name, value) === null) all[name.toLowerCase()] = headerBytes(value)
+    if (configuredHeaderError(name, value) === null) setOwn(all, name.toLowerCase(), headerBytes(value))
   all['webhook-id'] = message.id
   all['webhook-timestamp'] = String(timestampS)
   all['webhook-signature'] = sign(facts.secrets, message.id, timestampS, body)

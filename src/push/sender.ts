@@ -4,8 +4,9 @@
  */
 import dns from 'node:dns'
 import type { LookupFunction } from 'node:net'
+import { LRUCache } from 'lru-cache'
 import { type Client, errors } from 'undici'
-import { after, monotonicMs } from '../base/index.ts'
+import { after, monotonicMs, setOwn } from '../base/index.ts'
 import { type FailureCode, type Outcome, subscriptionLimits } from '../model/index.ts'
 import { forbiddenAddressCode } from './address.ts'
 import { createConnections } from './connections.ts'
@@ -41,18 +42,30 @@ export type SenderOptions = {
   lookup?: LookupFunction
 }
 
+const targetsKept = 1_000
 /** For the body of an answer; the status already counts. */
 const bodyMs = 2_000
 
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
   const connections = createConnections(allow, lookup)
+  const targets = new LRUCache<string, Target>({ max: targetsKept })
+
+  function targetOf(url: string): Target {
+    let target = targets.get(url)
+    if (!target) {
+      const { origin, pathname, search } = new URL(url)
+      target = { origin, path: pathname + search }
+      targets.set(url, target)
+    }
+    return target
+  }
 
   async function attempt(request: SendRequest): Promise<Answered> {
     if (request.signal.aborted) return newAnswer().result(failure('aborted'))
-    const url = new URL(request.url)
-    const client = connections.take(url.origin)
-    const { whole, ...answered } = await exchange(client, url, request)
-    if (whole) connections.giveBack(url.origin, client)
+    const { origin, path } = targetOf(request.url)
+    const client = connections.take(origin)
+    const answered = await exchange(client, path, request)
+    if (answered.whole) connections.giveBack(origin, client)
     else connections.cut(client)
     return answered
   }
@@ -60,17 +73,22 @@ export function createSender({ allow, lookup = dns.lookup as LookupFunction }: S
   return {
     async send(request) {
       const startMs = monotonicMs()
-      const answered = await attempt(request).catch((error: unknown) => newAnswer().result(failureFrom(error)))
-      return { ...answered, durationMs: Math.round((monotonicMs() - startMs) * 100) / 100 }
+      const { outcome, responseHeaders, responseBody } = await attempt(request).catch((error: unknown) =>
+        newAnswer().result(failureFrom(error)),
+      )
+      const durationMs = Math.round((monotonicMs() - startMs) * 100) / 100
+      return { outcome, durationMs, responseHeaders, responseBody }
     },
     close: () => connections.close(),
   }
 }
 
-type Answered = Omit<SendResult, 'durationMs'>
+type Target = { origin: string; path: string }
 
 /** `whole`: the answer was read to its end, so the connection may serve again. */
-function exchange(client: Client, url: URL, request: SendRequest): Promise<Answered & { whole: boolean }> {
+type Answered = Omit<SendResult, 'durationMs'> & { whole: boolean }
+
+function exchange(client: Client, path: string, request: SendRequest): Promise<Answered> {
   const { headers, body, timeoutMs, signal } = request
   const startMs = monotonicMs()
   const answer = newAnswer()
@@ -84,11 +102,11 @@ function exchange(client: Client, url: URL, request: SendRequest): Promise<Answe
     function end(otherwise: Outcome, whole = false): void {
       timer.cancel()
       signal.removeEventListener('abort', broken)
-      resolve({ ...answer.result(otherwise), whole })
+      resolve(answer.result(otherwise, whole))
     }
 
     client.dispatch(
-      { path: url.pathname + url.search, method: 'POST', headers, body },
+      { path, method: 'POST', headers, body },
       {
         onRequestStart() {
           isSent = true
@@ -115,7 +133,7 @@ type Answer = {
   /** false: there is more than is kept. */
   keep(chunk: Buffer): boolean
   /** `otherwise`: when no head came. */
-  result(otherwise: Outcome): Answered
+  result(otherwise: Outcome, whole?: boolean): Answered
 }
 
 function newAnswer(): Answer {
@@ -135,19 +153,25 @@ function newAnswer(): Answer {
       leftBytes -= wanted.length
       return wanted.length === chunk.length
     },
-    result: (otherwise) => ({ outcome: outcome ?? otherwise, responseHeaders, responseBody: Buffer.concat(chunks) }),
+    result(otherwise, whole = false) {
+      const [first] = chunks
+      const responseBody = first && chunks.length === 1 ? first : Buffer.concat(chunks)
+      return { outcome: outcome ?? otherwise, responseHeaders, responseBody, whole }
+    },
   }
 }
 
 function headersFrom(headers: Record<string, string | string[] | undefined>): Record<string, string> {
-  const found: Record<string, string> = Object.create(null)
-  for (const [name, value] of Object.entries(headers))
-    if (value !== undefined) found[name.toLowerCase()] = textOf(Array.isArray(value) ? value.join(', ') : value)
+  const found: Record<string, string> = {}
+  for (const name in headers) {
+    const value = headers[name]
+    if (value !== undefined) setOwn(found, name.toLowerCase(), textOf(Array.isArray(value) ? value.join(', ') : value))
+  }
   return found
 }
 
 /** NUL is what Postgres takes in no text. */
-const textOf = (value: string): string => value.replaceAll('\0', '')
+const textOf = (value: string): string => (value.includes('\0') ? value.replaceAll('\0', '') : value)
 
 const failure = (code: FailureCode, detail = ''): Outcome => ({ kind: 'failure', code, detail })
 

@@ -67,6 +67,8 @@ const smallBytes = 64 * 1024
 const aheadMs = 50
 const mostAhead = 200
 const paceAheadMs = 10
+/** For what the database is still to be told at the end. */
+const lastStepMs = 1_000
 
 /** `ageMs`: of the message when it came, by Postgres's clock. */
 type Waiting = { delivery: Delivery; sinceMs: number; ageMs: number }
@@ -88,7 +90,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   const breakOff = new AbortController()
   // It serves all that is under way, which is often more than the ten that Node warns of.
   setMaxListeners(0, breakOff.signal)
-  const settling = new Set<Promise<unknown>>()
+  /** What the database is still to be told. */
+  let unfinished = 0
   const reporter = createReporter({
     desk: broker.desk,
     assignment: () => assignment,
@@ -204,8 +207,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     const at = new Date(wallMs())
     const span = deps.tracing && spanOf(deps.tracing, of, delivery)
     const traced = span ? { ...delivery, headers: { ...delivery.headers, ...span.context } } : delivery
-    const request = requestFor(of, traced, at.getTime(), deps.version)
-    const result = await sender.send({ ...request, url: of.url, timeoutMs: of.timeoutMs, signal: breakOff.signal })
+    const { headers, body } = requestFor(of, traced, at.getTime(), deps.version)
+    const result = await sender.send({ url: of.url, headers, body, timeoutMs: of.timeoutMs, signal: breakOff.signal })
     underWay--
     latencyMs += (result.durationMs - latencyMs) / 8
     const verdict: Verdict = verdictOf(result.outcome, {
@@ -228,7 +231,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
         ageMs: ageMs + monotonicMs() - sinceMs,
       })
     }
-    record(of, delivery, at, request.headers, result, isOurs ? atOnce(verdict) : verdict)
+    record(of, delivery, at, headers, result, isOurs ? atOnce(verdict) : verdict)
     pump()
   }
 
@@ -248,7 +251,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   /** `of`: as it was when the endpoint was asked; one that has been changed since is not disabled. */
   function disable(reason: 'gone' | 'failing', of: Assignment): void {
     deps.log('webhook disabled', { subscription: of.id, reason })
-    track(broker.desk.disable(of, reason), 'disabling a webhook failed')
+    void track(broker.desk.disable(of, reason), 'disabling a webhook failed')
     if (of.version === assignment.version) deps.disabled(of.number)
   }
 
@@ -289,17 +292,16 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     })
   }
 
-  /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
   function settle(delivery: Delivery, action: SettleAction): void {
     held.bytes -= delivery.body.length
-    track(settled(delivery, action), 'settling a webhook failed')
+    void track(settled(delivery, action), 'settling a webhook failed')
   }
 
+  /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
   async function settled(delivery: Delivery, action: SettleAction): Promise<void> {
     for (;;) {
       try {
-        await gathered.settle(action, action.action === 'ack' && !assignment.ackFrees)
-        return
+        return await gathered.settle(action, action.action === 'ack' && !assignment.ackFrees)
       } catch (error) {
         const unavailable = error instanceof BrokerError && error.code === 'unavailable'
         if (!unavailable || wallMs() > delivery.leaseExpiresAt.getTime() || breakOff.signal.aborted) throw error
@@ -308,11 +310,15 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     }
   }
 
-  function track(work: Promise<unknown>, failed: string): void {
-    const tracked = work
-      .catch((error: unknown) => deps.log(failed, { subscription: assignment.id, error }))
-      .finally(() => settling.delete(tracked))
-    settling.add(tracked)
+  async function track(work: Promise<unknown>, failed: string): Promise<void> {
+    unfinished++
+    try {
+      await work
+    } catch (error) {
+      deps.log(failed, { subscription: assignment.id, error })
+    } finally {
+      unfinished--
+    }
   }
 
   async function stop(graceMs: number): Promise<void> {
@@ -320,11 +326,12 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     timer?.cancel()
     giveBack()
     const untilMs = monotonicMs() + graceMs
-    while ((underWay > 0 || settling.size > 0 || receiving) && monotonicMs() < untilMs) await sleep(5)
+    while ((underWay > 0 || unfinished > 0 || receiving) && monotonicMs() < untilMs) await sleep(5)
     breakOff.abort()
     while (underWay > 0) await sleep(1)
-    track(reporter.stop(), 'recording the health of a webhook failed')
-    await Promise.race([Promise.all(settling), sleep(1000)])
+    void track(reporter.stop(), 'recording the health of a webhook failed')
+    const lastMs = monotonicMs() + lastStepMs
+    while (unfinished > 0 && monotonicMs() < lastMs) await sleep(1)
   }
 
   pump()
@@ -362,13 +369,14 @@ const inheritedCircuit = (assignment: Assignment): Circuit =>
   inherited(assignment.health.circuit, assignment.health.failures, heldBy(assignment))
 
 export function requestFor(
-  { secrets, ...subscription }: Assignment,
+  assignment: Assignment,
   delivery: Delivery,
   nowMs: number,
   version: string,
 ): { headers: Record<string, string>; body: Buffer } {
-  const live = secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs).map((each) => each.secret)
-  return webhookRequest(delivery, subscription, { secrets: live, nowMs, attempt: delivery.attempt, version })
+  const live = assignment.secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs)
+  const secrets = live.map((each) => each.secret)
+  return webhookRequest(delivery, assignment, { secrets, nowMs, attempt: delivery.attempt, version })
 }
 
 /** The gateway's own doing: again at once. The attempt counts, for it may have arrived. */

@@ -1,6 +1,6 @@
 /** Which gateway delivers for which subscription, how endpoints are doing, and the log of attempts. */
-import type { Attempt, Headers, Health } from '../model/index.ts'
-import { type Database, numbers, startsOf, texts } from './client.ts'
+import { type Attempt, type Headers, type Health, parseMessageId } from '../model/index.ts'
+import { type Database, jsonTexts, jsonTextsIn, numbers, startsOf, texts } from './client.ts'
 import { protocol } from './presence.ts'
 
 /**
@@ -88,12 +88,7 @@ export async function recordHealth(
   return { failingMs: row?.failing_ms ?? 0 }
 }
 
-/** `messageId`: its number. */
-export type NewAttempt = Omit<Attempt, 'id' | 'messageId' | 'outcome'> & {
-  subscription: number
-  messageId: number
-  succeeded: boolean
-}
+export type NewAttempt = Omit<Attempt, 'id'> & { subscription: number }
 
 /** Many at once; a subscription that is gone leaves none. */
 const recordText = `/* record attempts */
@@ -101,7 +96,7 @@ insert into postern.attempts (subscription_id, message_id, attempt, at, succeede
   response_body, error, next_attempt_at)
 select a.s, a.m, a.n, to_timestamp(a.at / 1000), a.ok, nullif(a.status, 0), a.ms, a.rq::jsonb, a.rs::jsonb,
   substring($13::bytea from a.body_from for a.body_bytes), a.error, case when a.next > 0 then to_timestamp(a.next / 1000) end
-from unnest($1::int[], $2::bigint[], $3::smallint[], $4::float8[], $5::boolean[], $6::smallint[], $7::int[], $8::text[], $9::text[],
+from unnest($1::int[], $2::bigint[], $3::smallint[], $4::float8[], $5::boolean[], $6::smallint[], $7::int[], ${jsonTextsIn('$8')}, ${jsonTextsIn('$9')},
   $10::int[], $11::int[], $12::text[], $14::float8[]) a(s, m, n, at, ok, status, ms, rq, rs, body_from, body_bytes, error, next)
 where a.s = any (array(select x.id from postern.subscriptions x where x.id = any ($1::int[])))
 returning id`
@@ -111,14 +106,14 @@ export async function recordAttempts(db: Database, items: readonly NewAttempt[])
   const offsets = startsOf(items.map((item) => item.responseBody.length))
   const rows = await db.hot<{ id: number }>(recordText, [
     numbers(items.map((item) => item.subscription)),
-    numbers(items.map((item) => item.messageId)),
+    numbers(items.map((item) => parseMessageId(item.messageId) ?? 0)),
     numbers(items.map((item) => item.attempt)),
     numbers(items.map((item) => item.at.getTime())),
-    `{${items.map((item) => item.succeeded).join(',')}}`,
+    `{${items.map((item) => item.outcome === 'succeeded').join(',')}}`,
     numbers(items.map((item) => item.status ?? 0)),
     numbers(items.map((item) => Math.round(item.durationMs))),
-    texts(items.map((item) => JSON.stringify(item.requestHeaders))),
-    texts(items.map((item) => JSON.stringify(item.responseHeaders))),
+    jsonTexts(items.map((item) => item.requestHeaders)),
+    jsonTexts(items.map((item) => item.responseHeaders)),
     numbers(offsets),
     numbers(items.map((item) => item.responseBody.length)),
     texts(items.map((item) => item.error)),
