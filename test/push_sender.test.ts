@@ -1,7 +1,7 @@
 /** One attempt against endpoints of every kind, the hostile ones too, on raw sockets; and the guard on what is dialled. */
 
 import type { LookupAddress } from 'node:dns'
-import { once, setMaxListeners } from 'node:events'
+import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer, type LookupFunction, type Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -396,7 +396,6 @@ describe('connections', () => {
     })
     const one = sender()
     const stop = new AbortController()
-    setMaxListeners(0, stop.signal)
     const slow = Array.from({ length: 200 }, () => post(one, `${local(port)}slow`, { signal: stop.signal }))
     for (let count = 0; count < 5; count++) expect((await post(one, local(port))).outcome).toEqual(answered(200))
     expect(fast).toBe(5)

@@ -48,6 +48,7 @@ const bodyMs = 2_000
 
 export function createSender({ allow, lookup = dns.lookup as LookupFunction }: SenderOptions): Sender {
   const connections = createConnections(allow, lookup)
+  const brokenBy = createBreaks()
   const targets = new LRUCache<string, Target>({ max: targetsKept })
 
   function targetOf(url: string): Target {
@@ -61,10 +62,10 @@ export function createSender({ allow, lookup = dns.lookup as LookupFunction }: S
   }
 
   async function attempt(request: SendRequest): Promise<Answered> {
-    if (request.signal.aborted) return newAnswer().result(failure('aborted'))
+    if (request.signal.aborted) return unanswered(failure('aborted'))
     const { origin, path } = targetOf(request.url)
     const client = connections.take(origin)
-    const answered = await exchange(client, path, request)
+    const answered = await exchange(client, path, request, brokenBy(request.signal))
     if (answered.whole) connections.giveBack(origin, client)
     else connections.cut(client)
     return answered
@@ -74,7 +75,7 @@ export function createSender({ allow, lookup = dns.lookup as LookupFunction }: S
     async send(request) {
       const startMs = monotonicMs()
       const { outcome, responseHeaders, responseBody } = await attempt(request).catch((error: unknown) =>
-        newAnswer().result(failureFrom(error)),
+        unanswered(failureFrom(error)),
       )
       const durationMs = Math.round((monotonicMs() - startMs) * 100) / 100
       return { outcome, durationMs, responseHeaders, responseBody }
@@ -88,21 +89,44 @@ type Target = { origin: string; path: string }
 /** `whole`: the answer was read to its end, so the connection may serve again. */
 type Answered = Omit<SendResult, 'durationMs'> & { whole: boolean }
 
-function exchange(client: Client, path: string, request: SendRequest): Promise<Answered> {
-  const { headers, body, timeoutMs, signal } = request
+const unanswered = (outcome: Outcome): Answered => ({
+  outcome,
+  responseHeaders: {},
+  responseBody: Buffer.alloc(0),
+  whole: false,
+})
+
+/** `broken`: whom to tell when the request's signal aborts. */
+function exchange(client: Client, path: string, request: SendRequest, broken: Set<() => void>): Promise<Answered> {
+  const { headers, body, timeoutMs } = request
   const startMs = monotonicMs()
-  const answer = newAnswer()
   return new Promise((resolve) => {
     let isSent = false
+    let isOver = false
+    let outcome: Outcome | undefined
+    let responseHeaders: Record<string, string> = {}
+    const chunks: Buffer[] = []
+    let leftBytes: number = subscriptionLimits.responseBytes
     let timer = after(timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
-    const broken = (): void => end(failure('aborted'))
-    signal.addEventListener('abort', broken, { once: true })
+    const abort = (): void => end(failure('aborted'))
+    broken.add(abort)
 
     /** The first to call it decides; `otherwise` is what to say when no head had come. */
     function end(otherwise: Outcome, whole = false): void {
+      if (isOver) return
+      isOver = true
       timer.cancel()
-      signal.removeEventListener('abort', broken)
-      resolve(answer.result(otherwise, whole))
+      broken.delete(abort)
+      const [first] = chunks
+      const responseBody = first && chunks.length === 1 ? first : Buffer.concat(chunks)
+      resolve({ outcome: outcome ?? otherwise, responseHeaders, responseBody, whole })
+    }
+
+    function limitBody(): void {
+      if (isOver) return
+      timer.cancel()
+      const leftMs = timeoutMs - (monotonicMs() - startMs)
+      timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
     }
 
     client.dispatch(
@@ -113,13 +137,18 @@ function exchange(client: Client, path: string, request: SendRequest): Promise<A
         },
         onResponseStart(_controller, status, found) {
           if (status < 200) return
-          answer.begin(status, found)
-          timer.cancel()
-          const leftMs = timeoutMs - (monotonicMs() - startMs)
-          timer = after(Math.max(1, Math.min(bodyMs, leftMs)), () => end(failure('timeout')))
+          responseHeaders = headersFrom(found)
+          outcome = { kind: 'answer', status, retryAfter: responseHeaders['retry-after'] ?? null }
+          // Most answers are over with the read that brought their head.
+          queueMicrotask(limitBody)
         },
         onResponseData(_controller, chunk) {
-          if (!answer.keep(chunk)) end(failure('reset'))
+          const wanted = chunk.subarray(0, leftBytes)
+          // A copy: the chunk is a part of a larger buffer.
+          if (wanted.length > 0) chunks.push(Buffer.from(wanted))
+          leftBytes -= wanted.length
+          // There is more than is kept.
+          if (wanted.length < chunk.length) end(failure('reset'))
         },
         onResponseEnd: () => end(failure('malformed'), true),
         onResponseError: (_controller, error) => end(failureFrom(error)),
@@ -128,36 +157,19 @@ function exchange(client: Client, path: string, request: SendRequest): Promise<A
   })
 }
 
-type Answer = {
-  begin(status: number, headers: Record<string, string | string[] | undefined>): void
-  /** false: there is more than is kept. */
-  keep(chunk: Buffer): boolean
-  /** `otherwise`: when no head came. */
-  result(otherwise: Outcome, whole?: boolean): Answered
-}
-
-function newAnswer(): Answer {
-  let outcome: Outcome | undefined
-  let responseHeaders: Record<string, string> = {}
-  const chunks: Buffer[] = []
-  let leftBytes: number = subscriptionLimits.responseBytes
-  return {
-    begin(status, headers) {
-      responseHeaders = headersFrom(headers)
-      outcome = { kind: 'answer', status, retryAfter: responseHeaders['retry-after'] ?? null }
-    },
-    keep(chunk) {
-      const wanted = chunk.subarray(0, leftBytes)
-      // A copy: the chunk is a part of a larger buffer.
-      if (wanted.length > 0) chunks.push(Buffer.from(wanted))
-      leftBytes -= wanted.length
-      return wanted.length === chunk.length
-    },
-    result(otherwise, whole = false) {
-      const [first] = chunks
-      const responseBody = first && chunks.length === 1 ? first : Buffer.concat(chunks)
-      return { outcome: outcome ?? otherwise, responseHeaders, responseBody, whole }
-    },
+/** For each signal whom to tell when it aborts: one listener for all attempts, because to find one among many listeners is a walk. */
+function createBreaks(): (signal: AbortSignal) => Set<() => void> {
+  const bySignal = new WeakMap<AbortSignal, Set<() => void>>()
+  return (signal) => {
+    const known = bySignal.get(signal)
+    if (known) return known
+    const broken = new Set<() => void>()
+    bySignal.set(signal, broken)
+    const tellAll = (): void => {
+      for (const tell of broken) tell()
+    }
+    signal.addEventListener('abort', tellAll, { once: true })
+    return broken
   }
 }
 

@@ -2,7 +2,6 @@
  * Delivers for one subscription: takes as many messages as may be under way, sends each, and settles it by the verdict on the
  * answer. A gateway owns the subscription, so what is counted here (concurrency, rate, circuit) holds over all gateways.
  */
-import { setMaxListeners } from 'node:events'
 import { after, monotonicMs, type Pace, pace, random, sleep, type Timer, wallMs } from '../base/index.ts'
 import type { Assignment, Broker } from '../broker/index.ts'
 import {
@@ -88,8 +87,6 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   let stopped = false
   let failing = first.health.failingSince !== null
   const breakOff = new AbortController()
-  // It serves all that is under way, which is often more than the ten that Node warns of.
-  setMaxListeners(0, breakOff.signal)
   /** What the database is still to be told. */
   let unfinished = 0
   const reporter = createReporter({
@@ -137,7 +134,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     // In the order of coming: how many at the beginning are too old.
     const fresh = deps.alive() ? waiting.findIndex(({ sinceMs }) => nowMs - sinceMs < staleMs) : -1
     for (const { delivery } of waiting.splice(0, fresh === -1 ? waiting.length : fresh))
-      settle(delivery, { action: 'return', receipt: delivery.receipt })
+      void settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
   const limitAt = (nowMs: number): number => Math.min(assignment.concurrency, permits(circuit, nowMs))
@@ -197,7 +194,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     receiving?.abort()
     const all = waiting
     waiting = []
-    for (const { delivery } of all) settle(delivery, { action: 'return', receipt: delivery.receipt })
+    for (const { delivery } of all) void settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
   async function deliver({ delivery, sinceMs, ageMs }: Waiting, nowMs: number): Promise<void> {
@@ -219,7 +216,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       random: random(),
     })
     const isOurs = result.outcome.kind === 'failure' && result.outcome.code === 'aborted'
-    settle(delivery, isOurs ? brokenOff(delivery.receipt) : actionFor(verdict, delivery.receipt))
+    void settle(delivery, isOurs ? brokenOff(delivery.receipt) : actionFor(verdict, delivery.receipt))
     if (span) endSpan(span, result, verdict)
     if (!isOurs) {
       judge(verdict, of)
@@ -292,22 +289,22 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     })
   }
 
-  function settle(delivery: Delivery, action: SettleAction): void {
-    held.bytes -= delivery.body.length
-    void track(settled(delivery, action), 'settling a webhook failed')
-  }
-
   /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
-  async function settled(delivery: Delivery, action: SettleAction): Promise<void> {
-    for (;;) {
+  async function settle(delivery: Delivery, action: SettleAction): Promise<void> {
+    held.bytes -= delivery.body.length
+    unfinished++
+    for (let isSettled = false; !isSettled; ) {
       try {
-        return await gathered.settle(action, action.action === 'ack' && !assignment.ackFrees)
+        await gathered.settle(action, action.action === 'ack' && !assignment.ackFrees)
+        isSettled = true
       } catch (error) {
         const unavailable = error instanceof BrokerError && error.code === 'unavailable'
-        if (!unavailable || wallMs() > delivery.leaseExpiresAt.getTime() || breakOff.signal.aborted) throw error
-        await sleep(retryMs)
+        isSettled = !unavailable || wallMs() > delivery.leaseExpiresAt.getTime() || breakOff.signal.aborted
+        if (isSettled) deps.log('settling a webhook failed', { subscription: assignment.id, error })
+        else await sleep(retryMs)
       }
     }
+    unfinished--
   }
 
   async function track(work: Promise<unknown>, failed: string): Promise<void> {
