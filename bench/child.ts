@@ -19,7 +19,7 @@ export async function startChild(
   environment: Record<string, string> = {},
 ): Promise<Child> {
   const child = fork(fileURLToPath(new URL(file, import.meta.url)), words, {
-    execArgv: ['--import', 'tsx', '--expose-gc'],
+    execArgv: [...process.execArgv, '--expose-gc'],
     env: { ...process.env, ...environment },
     serialization: 'advanced',
   })

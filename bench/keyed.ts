@@ -1,6 +1,6 @@
 /** Order per key and fair shares: cycles over many keys and over a few hot ones, and what a quiet tenant waits beside a loud one. */
-import type { Broker } from '../src/broker/index.ts'
-import type { NewMessage, QueueSettings } from '../src/model/index.ts'
+import type { Broker } from '#src/broker/index.ts'
+import type { NewMessage, QueueSettings } from '#src/model/index.ts'
 import { may, message, type Place, sleep } from './place.ts'
 import type { Latency, Part, Scenario } from './rounds.ts'
 

@@ -3,9 +3,9 @@
  * and how long a message takes to an idle one. Both are counted where they arrive.
  */
 import { Agent, request } from 'undici'
-import type { Broker } from '../src/broker/index.ts'
-import { defaultSubscription } from '../src/model/index.ts'
-import { createPush, newSecret } from '../src/push/index.ts'
+import type { Broker } from '#src/broker/index.ts'
+import { defaultSubscription } from '#src/model/index.ts'
+import { createPush, newSecret } from '#src/push/index.ts'
 import { body, fill, messageOf, once, type Place, sleep, startBroker } from './place.ts'
 import type { Latency, Part, Scenario } from './rounds.ts'
 import { numberHeader, type Sink, sharedClockMs, startSink } from './sink.ts'

@@ -28,7 +28,7 @@ const deadlineMs = 15_000
 
 /** One question at a time. */
 export async function startSink(): Promise<Sink> {
-  const child = fork(fileURLToPath(new URL('./sink_process.ts', import.meta.url)), { execArgv: ['--import', 'tsx'] })
+  const child = fork(fileURLToPath(new URL('./sink_process.ts', import.meta.url)), { execArgv: process.execArgv })
   const next = (): Promise<SinkAnswer> =>
     new Promise((resolve, reject) => {
       const gone = () => reject(new Error('the sink has gone'))

@@ -2,8 +2,8 @@
  * Publishing through a topic beside plain sends of as many copies, by 256 callers in this process; and what a thousand bindings cost
  * when one of them matches.
  */
-import type { Broker } from '../src/broker/index.ts'
-import type { Filter } from '../src/model/index.ts'
+import type { Broker } from '#src/broker/index.ts'
+import type { Filter } from '#src/model/index.ts'
 import { messageOf, once, type Place } from './place.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
 

@@ -29,12 +29,9 @@ export function createLog(
 ): Log {
   const logger = loggers[logFormat](logLevel, destination)
   const isEcs = logFormat === 'ecs'
-  const write = (
-    level: 'info' | 'warn' | 'error' | 'fatal',
-    { error, ...fields }: Record<string, unknown>,
-    message: string,
-  ): void => {
+  const write = (level: 'info' | 'warn' | 'error' | 'fatal', all: Record<string, unknown>, message: string): void => {
     if (!logger.isLevelEnabled(level)) return
+    const { error, ...fields } = all
     const line = withoutSecrets(fields, 1)
     if (error instanceof Error) line.err = describe(error, 1)
     else if (error !== undefined) line.error = shown(String(error))

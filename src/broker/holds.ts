@@ -44,22 +44,31 @@ export function createHolds(
   { most = standardMost, nowMs = monotonicMs } = {},
 ): Holds {
   /** By token, the oldest first. */
-  const batches = new Map<number, Batch[]>()
+  const batches = new Map<number, { all: Batch[]; held: number }>()
   let held = 0
 
   function placeOf(lease: LeaseName): { batch: Batch; at: number } | null {
-    for (const batch of batches.get(lease.token) ?? []) {
-      const at =
-        batch.queueId === lease.queueId
-          ? batch.places.findIndex(({ lane, position }) => position === lease.position && lane === lease.lane)
-          : -1
-      if (at >= 0) return { batch, at }
+    for (const batch of batches.get(lease.token)?.all ?? []) {
+      if (batch.queueId !== lease.queueId) continue
+      for (let at = 0; at < batch.places.length; at++) {
+        const place = batch.places[at]
+        if (place?.position === lease.position && place.lane === lease.lane) return { batch, at }
+      }
     }
     return null
   }
 
+  /** How many are held under the token from now on. */
+  function count(token: number, change: number): number {
+    const of = batches.get(token)
+    if (!of) return 0
+    of.held += change
+    held += change
+    return of.held
+  }
+
   function forget(token: number): void {
-    for (const batch of batches.get(token) ?? []) held -= batch.places.length
+    held -= batches.get(token)?.held ?? 0
     batches.delete(token)
   }
 
@@ -90,10 +99,10 @@ export function createHolds(
         seenMs: nowMs(),
         counted: false,
       }
-      const others = batches.get(token)
-      if (others) others.push(batch)
-      else batches.set(token, [batch])
-      held += taken.length
+      const of = batches.get(token)
+      if (of) of.all.push(batch)
+      else batches.set(token, { all: [batch], held: 0 })
+      count(token, taken.length)
       for (const oldest of batches.keys()) {
         if (held <= most) break
         forget(oldest)
@@ -107,8 +116,7 @@ export function createHolds(
         const { batch, at } = found
         if (done) measure(batch, atMs)
         batch.places.splice(at, 1)
-        held--
-        if (batches.get(lease.token)?.every(({ places }) => places.length === 0)) forget(lease.token)
+        if (count(lease.token, -1) === 0) batches.delete(lease.token)
       }
     },
     find(lease) {
@@ -119,16 +127,16 @@ export function createHolds(
       const found: LeaseName[] = []
       const beforeMs = nowMs() - quietMs
       const tokens: number[] = []
-      for (const [token, all] of batches) {
+      for (const [token, { all }] of batches) {
         if (found.length >= count) break
         if (all.some(({ seenMs }) => seenMs > beforeMs)) continue
         tokens.push(token)
         for (const { queueId, places } of all) for (const place of places) found.push({ queueId, token, ...place })
       }
       for (const token of tokens) {
-        const all = batches.get(token)
+        const of = batches.get(token)
         batches.delete(token)
-        if (all) batches.set(token, all)
+        if (of) batches.set(token, of)
       }
       return found
     },

@@ -19,7 +19,8 @@ type QueueMarks = { lanes: LaneMark[]; flights: Set<Flight>; sweptAtMs: number; 
 export type Flight = {
   queueId: number
   lanes: { lane: Lane; mark: number }[]
-  caps: number[]
+  /** Of lanes into which something was put since it was sent: the highest mark that the answer may set. */
+  caps: Map<Lane, number> | null
   /** Non-null for a sweep: when it was sent. */
   sweepSentMs: number | null
 }
@@ -72,8 +73,7 @@ export function createMarks(sweepEveryMs: () => number, swept: (durationMs: numb
   }
 
   function takeOff(queueId: number, marks: QueueMarks, lanes: Flight['lanes'], sweepSentMs: number | null): Flight {
-    const caps = Array.from({ length: laneCount }, () => Number.POSITIVE_INFINITY)
-    const flight: Flight = { queueId, lanes, caps, sweepSentMs }
+    const flight: Flight = { queueId, lanes, caps: null, sweepSentMs }
     marks.flights.add(flight)
     return flight
   }
@@ -100,7 +100,7 @@ export function createMarks(sweepEveryMs: () => number, swept: (durationMs: numb
     const stoppedIn = full ? (rows.at(-1)?.lane ?? -1) : laneCount
     for (const { lane } of flight.lanes) {
       const state = marks.lanes[lane]
-      const cap = flight.caps[lane] ?? Number.POSITIVE_INFINITY
+      const cap = flight.caps?.get(lane) ?? Number.POSITIVE_INFINITY
       if (!state || lane > stoppedIn) continue
       state.mark = Math.max(state.mark, Math.min(highest.get(lane) ?? beginning, cap))
       if (lane < stoppedIn && cap === Number.POSITIVE_INFINITY) state.idle = true
@@ -119,7 +119,10 @@ export function createMarks(sweepEveryMs: () => number, swept: (durationMs: numb
     if (!state) return
     state.mark = Math.min(state.mark, mark)
     state.idle = false
-    for (const flight of marks.flights) flight.caps[lane] = Math.min(flight.caps[lane] ?? mark, mark)
+    for (const flight of marks.flights) {
+      flight.caps ??= new Map()
+      flight.caps.set(lane, Math.min(flight.caps.get(lane) ?? mark, mark))
+    }
   }
 
   return {

@@ -88,7 +88,9 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
     results: Settled[],
   ): Promise<Work[]> {
     const work: Work[] = []
-    for (const [at, action] of actions.entries()) {
+    let at = -1
+    for (const action of actions) {
+      at++
       const receipt = codec().decode(action.receipt)
       // Without waiting where it can be: there may be thousands.
       const queue = receipt && (queues.known(receipt.queueId) ?? (await queues.byId(receipt.queueId)))
@@ -106,27 +108,29 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
 
   async function acks(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
     if (work.length === 0) return
-    const done = await ack(work.map((item) => item.receipt))
-    const missed = work.filter((_, at) => done[at] !== true)
+    const held = await ack(work.map((item) => item.receipt))
+    const done = work.filter((_, at) => held[at] === true)
+    const others = work.filter((_, at) => held[at] !== true)
     ended(
-      work.flatMap((item, at) => (done[at] === true ? [item.receipt] : [])),
+      done.map((item) => item.receipt),
       true,
     )
-    const alive =
-      missed.length > 0
-        ? await store.survivors(
-            db,
-            missed.map((item) => item.receipt),
-          )
-        : new Set<number>()
-    for (const [at, item] of missed.entries()) say(item, alive.has(at) ? 'lease_lost' : 'acked')
     const counts = new Map<Queue, number>()
-    work.forEach((item, at) => {
-      if (done[at] !== true) return
+    for (const item of done) {
       say(item, 'acked')
       counts.set(item.queue, (counts.get(item.queue) ?? 0) + 1)
-    })
+    }
     for (const [queue, count] of counts) settled(queue, count)
+    if (others.length > 0) await missed(others, say)
+  }
+
+  /** Acks that found no lease: the message is done already, or somebody else has it. */
+  async function missed(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
+    const receipts = work.map((item) => item.receipt)
+    const alive = await store.survivors(db, receipts)
+    work.forEach((item, at) => {
+      say(item, alive.has(at) ? 'lease_lost' : 'acked')
+    })
   }
 
   async function releases(work: Work[], say: (item: Work, outcome: SettleOutcome) => void): Promise<void> {
@@ -149,7 +153,6 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
       results[item.at] = { receipt: item.action.receipt, outcome, leaseExpiresAt }
       if (item.action.action !== 'return') observe.settled(item.queue.id, outcome)
     }
-    const of = (...kinds: SettleAction['action'][]): Work[] => work.filter((item) => kinds.includes(item.action.action))
     async function extensions(items: Work[]): Promise<void> {
       if (items.length === 0) return
       const wanted = items.map(({ action, receipt }) => ({
@@ -163,11 +166,15 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
         else say(item, 'extended', new Date(end))
       })
     }
-    const [acked, released] = [of('ack'), of('nack', 'reject', 'return')]
+    const acked: Work[] = []
+    const extended: Work[] = []
+    const released: Work[] = []
+    for (const item of work)
+      (item.action.action === 'ack' ? acked : item.action.action === 'extend' ? extended : released).push(item)
     const releasing = releases(released, say)
     // What fails takes back what was leased after it: such a message is not done, though the same call says so.
     if (released.some(({ queue }) => queue.order === 'keyed')) await releasing
-    await Promise.all([releasing, acks(acked, say), extensions(of('extend'))])
+    await Promise.all([releasing, acks(acked, say), extensions(extended)])
     return results
   }
 

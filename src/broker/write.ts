@@ -179,10 +179,10 @@ export function createWriter(options: Options): Writer {
 /** `group` is the caller's number within its statement. */
 function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
   const keyed = queue.order === 'keyed'
-  const firsts = new Set<string>()
+  const firsts = hasOrderedKeys(queue) ? new Set<string>() : null
   /** Whether order leaves a chance that it is ready at once. */
   const isOpen = (key: string | null): boolean => {
-    if (key === null || !hasOrderedKeys(queue)) return true
+    if (key === null || !firsts) return true
     if (queue.fair || firsts.has(key)) return false
     firsts.add(key)
     return true
