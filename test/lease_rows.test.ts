@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import type { Delivery } from '../src/model/index.ts'
+import { connect, hasLeases } from '../src/store/index.ts'
 import { ack, type Bench, bodies, brokersOn, message, receive, send, settle } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 
@@ -28,6 +29,10 @@ const rows = () =>
   bench.db.sql<{ queue_id: number; queues: number[] | null; messages: number }[]>`
     select queue_id, queue_ids as queues, cardinality(positions) as messages from postern.leases order by expires_at, queue_id, lane`
 const both = (queue: string) => [`${queue} 2`, `${queue} 1`]
+async function idOf(name: string): Promise<{ id: number }> {
+  const [row] = await bench.db.sql<{ id: number }[]>`select id from postern.queues where name = ${name}`
+  return row ?? { id: 0 }
+}
 const gateway = (protocol: number, ageS: number) =>
   bench.db.sql`insert into postern.gateways (id, alive_until, leaving, protocol)
     values ('other', now() - ${ageS} * interval '1 s', true, ${protocol})`
@@ -120,4 +125,13 @@ test('one that has been silent for longer is not waited for, and one that knows 
   for (const queue of queues) await send(a, queue, 'more')
   await leaseAll()
   expect(await rows()).toMatchObject([{ queue_id: 0 }])
+})
+
+test('a queue whose only leases are in a shared row has leases, and another has none', async () => {
+  await leaseAll()
+  await a.admin.putQueue('other', {})
+  const db = connect({ databaseUrl: bench.db.url, pool: 3, prepare: true })
+  expect(await hasLeases(db, (await idOf('two')).id)).toBe(true)
+  expect(await hasLeases(db, (await idOf('other')).id)).toBe(false)
+  await db.close()
 })
