@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { type SendParts, sendText } from '../src/store/send_text.ts'
-import { brokerOn, message, send } from './support/broker.ts'
+import { brokerOn, message, receive, send } from './support/broker.ts'
 import { eventually, type TestDatabase, testDatabase } from './support/postgres.ts'
 
 let db: TestDatabase
@@ -69,4 +69,13 @@ test('a delay that another gateway has just given to a queue holds, though this 
     expect(sent.availableAt.getTime()).toBeGreaterThan(Date.now() + 30_000)
     await eventually(async () => (await broker.admin.getQueue(name)).counts.delayed === 1)
   }
+})
+
+test('each message of a statement has its own headers, or none, whatever characters they have', async () => {
+  await broker.admin.putQueue('headers', {})
+  const given = [null, { a: 'quoted "\\" {text}, NULL\u001e' }, null, {}, { a: 'é\u2028🙂', b: '' }, null]
+  await send(broker, 'headers', ...given.map((headers, at) => message(String(at), { headers })))
+  await send(broker, 'headers', message('alone', { headers: null }))
+  const got = await receive(broker, 'headers', 10)
+  expect(got.map(({ headers }) => headers)).toEqual([...given.map((headers) => headers ?? {}), {}])
 })

@@ -93,7 +93,7 @@ function senderOn(db: Database, told: Told): (schedule: Schedule, atMs: number) 
     const more = { 'postern-schedule': name, 'postern-fire-time': new Date(atMs).toISOString() }
     const sending: NewMessage = {
       ...message,
-      headers: Object.assign(Object.create(null), headers, more),
+      headers: { ...headers, ...more },
       deliverAtMs: null,
       dedupId: null,
     }

@@ -175,7 +175,7 @@ function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage, ve
     version,
     routingKey,
     lane,
-    message: { ...message, headers: Object.assign(Object.create(null), message.headers, headers) },
+    message: { ...message, headers: { ...message.headers, ...headers } },
     copies: [...queueIds].map((queueId) => ({ queueId, lane, immediate, handMs: 0, handFence: 0 })),
   }
 }

@@ -3,6 +3,7 @@
  * lower-case names, and handed out as the same bytes.
  */
 import { isUtf8 } from 'node:buffer'
+import { setOwn } from '../base/index.ts'
 import { type FieldError, type Headers, invalid, messageLimits, parseTraceparent } from '../model/index.ts'
 import { type Exchange, header, headersAfter } from './exchange.ts'
 import { isWellFormed, shortText } from './fields.ts'
@@ -26,16 +27,15 @@ export function checkHeaders(
       headers: null,
       errors: [{ pointer: pointerTo(), detail: `must be at most ${messageLimits.headers} headers` }],
     }
-  // Without a prototype, so that a header called __proto__ is one like any other.
-  const headers: Headers = Object.create(null)
+  const headers: Headers = {}
   const errors: FieldError[] = []
   let bytes = 0
   for (const [given, value] of entries) {
     const name = given.toLowerCase()
-    const wrong = headerError(name, value, name in headers)
+    const wrong = headerError(name, value, Object.hasOwn(headers, name))
     if (wrong) errors.push({ pointer: pointerTo(given), detail: wrong })
     else {
-      headers[name] = value as string
+      setOwn(headers, name, value as string)
       bytes += name.length + Buffer.byteLength(value as string)
     }
   }
@@ -84,7 +84,7 @@ export function traceAsked(exchange: Exchange): Headers | null {
 
 /** The message's own headers win over the request's trace. */
 export const withTrace = (headers: Headers | null, trace: Headers | null): Headers | null =>
-  trace && headers ? Object.assign(Object.create(null), trace, headers) : (headers ?? trace)
+  trace && headers ? { ...trace, ...headers } : (headers ?? trace)
 
 /** HTTP hands header bytes over as Latin-1. They are UTF-8 when they can be. */
 export function headerText(value: string): string {

@@ -304,15 +304,15 @@ export const numbers = (values: readonly number[]): string => `{${values.join(',
 /** An array parameter of texts; cast it in the statement. */
 export const texts = (values: readonly (string | null)[]): string => `{${values.map(quoted).join(',')}}`
 
-/** JSON texts as one parameter, in a form that costs less than an array: the statement takes it apart with `jsonTextsIn`. */
-export const jsonTexts = (values: readonly unknown[]): string =>
-  values.map((value) => JSON.stringify(value)).join(separator)
+/** Values as JSON texts in one parameter, in a form that costs less than an array: the statement takes it apart with `jsonTextsIn`. */
+export const jsonTexts = (values: readonly (object | null)[]): string =>
+  values.map((value) => (value === null ? '' : JSON.stringify(value))).join(separator)
 
 /** JSON escapes this character wherever it stands in a text. */
 const separator = '\x1e'
 
-/** SQL: a parameter of `jsonTexts` as an array. */
-export const jsonTextsIn = (parameter: string): string => `string_to_array(${parameter}::text, chr(30))`
+/** SQL: a parameter of `jsonTexts` as an array to unnest beside others: of one null alone it is empty. */
+export const jsonTextsIn = (parameter: string): string => `string_to_array(${parameter}::text, chr(30), '')`
 
 const quoted = (value: string | null): string => (value === null ? 'NULL' : `"${value.replace(/["\\]/g, '\\$&')}"`)
 

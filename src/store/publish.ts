@@ -1,6 +1,6 @@
 /** Publishing: all copies of all publishes that gathered while the last statement ran, in one statement. */
 import { BrokerError, type NewMessage } from '../model/index.ts'
-import { type Database, numbers, numbersFrom, startsOf, texts } from './client.ts'
+import { type Database, jsonTexts, jsonTextsIn, numbers, numbersFrom, startsOf, texts } from './client.ts'
 import { fence } from './fence.ts'
 import { leaseRows } from './lease_rows.ts'
 import { dedupEntries, type Probe } from './send.ts'
@@ -60,7 +60,7 @@ j as materialized (
 a as materialized (
   select array_agg(coalesce(q.id, 0) order by q.slot) as id, array_agg(coalesce(q.lifo, false) order by q.slot) as lifo,
     array_agg(coalesce(q.delay_ms, 0) order by q.slot) as delay, array_agg(coalesce(q.ttl_ms, 0) order by q.slot) as ttl,
-    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed, array_agg(coalesce(q.fair, false) order by q.slot) as fair,
+    array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, coalesce(bool_or(q.bounded), false) as some_bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed, array_agg(coalesce(q.fair, false) order by q.slot) as fair,
     array_agg(coalesce(q.closed, true) or exists (
       select 1 from unnest($25::int[], $26::smallint[], $27::bigint[]) p(slot, lane, mark) cross join lateral (
         select 1 from postern.messages m where m.queue_id = q.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
@@ -73,9 +73,9 @@ t as materialized (
   left join lateral (select * from postern.topics k where k.id = o.id and o.version in (k.version, 0) limit 1) k on true),
 p as materialized (
   select i.*, nextval('postern.message_position') as id, t.id[i.topic] as topic_id, t.retention[i.topic] as retention_ms,
-    t.id[i.topic] > 0 and ($30::boolean or not exists (
+    t.id[i.topic] > 0 and ($30::boolean or not a.some_bounded or not exists (
       select 1 from unnest(($20::int[])[i.copies_from:i.copies_to]) s where a.bounded[s])) as taken
-  from unnest($4::int[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::int[], $13::int[],
+  from unnest($4::int[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::text[], ${jsonTextsIn('$11')}, $12::int[], $13::int[],
     $15::int[], $16::text[], $21::int[], $22::int[])
     with ordinality i(topic, lane, delay_ms, deliver_at_ms, ttl_ms, content_type, key, headers, body_from, body_bytes, dedup, routing_key,
       copies_from, copies_to, ord)
@@ -99,13 +99,13 @@ h as (
     substring($14::bytea from body_from for body_bytes)
   from w where taken and first_id = id and logged),
 c as materialized (
-  select w.ord, w.id, w.lane, w.content_type, w.key, w.headers, w.body_from, w.body_bytes, w.copies_from - 1 + u.n as copy, u.hand_ms,
+  select w.ord, w.id, w.lane, w.content_type, w.key, w.headers, w.body_from, w.body_bytes, g.copy, u.hand_ms,
     a.id[u.slot] as queue_id, case when a.lifo[u.slot] then -w.id else w.id end as position,
     w.logged and not a.bounded[u.slot] and not a.keyed[u.slot] and not a.fair[u.slot] as by_reference,
     w.key is not null and (a.keyed[u.slot] or a.fair[u.slot] and d.due_at <= now()) as chained, coalesce(nullif(w.ttl_ms, -1), a.ttl[u.slot]) as lifetime_ms, d.due_at,
     u.hand_ms > 0 and not (w.key is not null and (a.keyed[u.slot] or a.fair[u.slot])) and d.due_at <= now() and not a.closed[u.slot] and ${fence('u.hand_fence', '$29::text')} as handed
-  from w cross join a cross join lateral unnest(($20::int[])[w.copies_from:w.copies_to], ($23::int[])[w.copies_from:w.copies_to],
-    ($28::int[])[w.copies_from:w.copies_to]) with ordinality u(slot, hand_ms, hand_fence, n)
+  from w cross join a cross join lateral generate_series(w.copies_from, w.copies_to) g(copy)
+  cross join lateral (select ($20::int[])[g.copy] as slot, ($23::int[])[g.copy] as hand_ms, ($28::int[])[g.copy] as hand_fence) u
   cross join lateral (select case when w.deliver_at_ms >= 0 then to_timestamp(w.deliver_at_ms / 1000.0)
     else now() + coalesce(nullif(w.delay_ms, -1), a.delay[u.slot]) * interval '1 ms' end as due_at) d
   where w.taken and w.first_id = w.id and a.id[u.slot] > 0),
@@ -211,7 +211,7 @@ function parameters(
     of((message) => message.ttlMs ?? -1),
     texts(items.map((item) => item.message.contentType)),
     texts(items.map((item) => item.message.key)),
-    texts(items.map((item) => (item.message.headers === null ? null : JSON.stringify(item.message.headers)))),
+    jsonTexts(items.map((item) => item.message.headers)),
     numbers(offsets),
     of((message) => message.body.length),
     items.length === 1 && items[0] ? items[0].message.body : Buffer.concat(items.map((item) => item.message.body)),

@@ -1,6 +1,6 @@
 /** Storing new messages: one statement for all senders of all queues that gathered while the last one ran. */
 import type { NewMessage } from '../model/index.ts'
-import { type Database, numbers, numbersFrom, type Parameter, startsOf, texts } from './client.ts'
+import { type Database, jsonTexts, numbers, numbersFrom, type Parameter, startsOf, texts } from './client.ts'
 import { runNamed } from './named.ts'
 import { type SendParts, sendText } from './send_text.ts'
 
@@ -125,7 +125,7 @@ function messageValues(items: readonly SendItem[], slotOf: SlotOf): Values {
     ttl_ms: () => of((message) => message.ttlMs ?? -1),
     content_type: () => texts(items.map((item) => item.message.contentType)),
     key: () => texts(items.map((item) => item.message.key)),
-    headers: () => texts(items.map(({ message: { headers } }) => (headers === null ? null : JSON.stringify(headers)))),
+    headers: () => jsonTexts(items.map((item) => item.message.headers)),
     body_from: () => numbers(startsOf(lengths)),
     body_bytes: () => numbers(lengths),
     body: () => (bodies.length === 1 && bodies[0] ? bodies[0] : Buffer.concat(bodies)),

@@ -2,6 +2,7 @@
  * The statement that stores new messages, with the parts that a batch needs: most batches have no dedup ids, delays, keys or waiting
  * receivers, and each part costs Postgres something even when nothing goes through it.
  */
+import { jsonTextsIn } from './client.ts'
 import { fence } from './fence.ts'
 import { leaseRows } from './lease_rows.ts'
 import { type Named, named } from './named.ts'
@@ -108,7 +109,7 @@ n as (
 [delays]     else now() + coalesce(nullif(i.delay_ms, -1), a.delay[i.slot]) * interval '1 ms' end as due_at,
 [!delays]  now() as due_at,
     coalesce(nullif(i.ttl_ms, -1), a.ttl[i.slot]) as lifetime_ms
-  from unnest($slot::int[], $lane::smallint[], $ttl_ms::bigint[], $content_type::text[], $key::text[], $headers::text[],
+  from unnest($slot::int[], $lane::smallint[], $ttl_ms::bigint[], $content_type::text[], $key::text[], ${jsonTextsIn('$headers')},
 [delays]     $delay_ms::bigint[], $deliver_at_ms::bigint[],
 [dedup]      $dedup::int[],
 [hands]      $hand_ms::int[],
