@@ -135,3 +135,16 @@ test('a queue whose only leases are in a shared row has leases, and another has 
   expect(await hasLeases(db, (await idOf('other')).id)).toBe(false)
   await db.close()
 })
+
+test('nothing is handed over where something is ready before it, though it is in other queues of the same statement', async () => {
+  for (const queue of queues) await a.admin.purgeQueue(queue, ['ready'])
+  const waiting = queues.map((queue) => receive(a, queue, 1, { waitMs: 20_000 }))
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  // Nobody has heard of it.
+  await bench.db.sql`
+    insert into postern.messages (queue_id, lane, position, id, enqueued_at, expires_at, content_type, body)
+    select ${(await idOf('two')).id}, 9, n, n, now(), now() + interval '1 hour', 'text/plain', 'unheard'::bytea
+    from nextval('postern.message_position') n`
+  await Promise.all(queues.map((queue) => send(a, queue, `${queue} 3`)))
+  expect(bodies((await Promise.all(waiting)).flat())).toEqual(['one 3', 'unheard', 'three 3'])
+})

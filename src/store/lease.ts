@@ -83,7 +83,8 @@ with s as materialized (
   join postern.queues k on k.id = r.queue_id and not k.paused and ${isOpen}),
 c as materialized (
   select x.*, s.max_attempts, s.keyed${shared} from s cross join lateral (
-    select d.* from unnest(($5::smallint[])[s.lanes_from:s.lanes_to], ($6::bigint[])[s.lanes_from:s.lanes_to]) l(lane, mark)
+    select d.* from generate_series(s.lanes_from, s.lanes_to) g(at)
+    cross join lateral (select ($5::smallint[])[g.at] as lane, ($6::bigint[])[g.at] as mark) l
     cross join lateral (
       select m.ctid as tid, m.queue_id, m.lane, m.position, ${bytesOf('m')} as bytes, m.attempts >= s.max_attempts as exhausted${lead}
       from postern.messages m

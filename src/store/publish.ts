@@ -3,7 +3,8 @@ import { BrokerError, type NewMessage } from '../model/index.ts'
 import { type Database, jsonTexts, jsonTextsIn, numbers, numbersFrom, startsOf, texts } from './client.ts'
 import { fence } from './fence.ts'
 import { leaseRows } from './lease_rows.ts'
-import { dedupEntries, type Probe } from './send.ts'
+import { type Probe, probeArrays, readyAmong } from './probes.ts'
+import { dedupEntries } from './send.ts'
 
 /** One copy of a published message. `handMs` > 0: lease it to a waiting receiver, if it may be and nothing is ahead of it. */
 export type CopyItem = { queueId: number; handMs: number; handFence: number }
@@ -62,9 +63,7 @@ a as materialized (
     array_agg(coalesce(q.delay_ms, 0) order by q.slot) as delay, array_agg(coalesce(q.ttl_ms, 0) order by q.slot) as ttl,
     array_agg(coalesce(q.bounded, false) order by q.slot) as bounded, coalesce(bool_or(q.bounded), false) as some_bounded, array_agg(coalesce(q.keyed, false) order by q.slot) as keyed, array_agg(coalesce(q.fair, false) order by q.slot) as fair,
     array_agg(coalesce(q.closed, true) or exists (
-      select 1 from unnest($25::int[], $26::smallint[], $27::bigint[]) p(slot, lane, mark) cross join lateral (
-        select 1 from postern.messages m where m.queue_id = q.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
-        limit 1) x where p.slot = q.slot) order by q.slot) as closed
+      ${readyAmong({ queue: 'q', from: '$25', to: '$31', lanes: '$26', marks: '$27' })}) order by q.slot) as closed
   from q),
 t as materialized (
   select array_agg(coalesce(k.id, 0) order by o.slot) as id, array_agg(coalesce(k.dedup_window_ms, 0) order by o.slot) as dedup_window,
@@ -197,6 +196,7 @@ function parameters(
     (slot) => slot,
   )
   const copies = items.flatMap((item) => item.copies)
+  const looks = probeArrays(probes, queueSlot, queueIds.length)
   const offsets = startsOf(items.map((item) => item.message.body.length))
   const copyOffsets = startsOf(items.map((item) => item.copies.length))
   const of = (value: (message: NewMessage) => number): string => numbers(items.map((item) => value(item.message)))
@@ -225,12 +225,13 @@ function parameters(
     numbers(items.map((item, at) => (copyOffsets[at] ?? 1) + item.copies.length - 1)),
     numbers(copies.map((each) => each.handMs)),
     token,
-    numbers(probes.map((probe) => queueSlot(probe.queueId))),
-    numbers(probes.map((probe) => probe.lane)),
-    numbers(probes.map((probe) => probe.mark)),
+    looks.from,
+    looks.lanes,
+    looks.marks,
     numbers(copies.map((each) => each.handFence)),
     gateway,
     bounded,
+    looks.to,
   ]
 }
 

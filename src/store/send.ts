@@ -2,6 +2,7 @@
 import type { NewMessage } from '../model/index.ts'
 import { type Database, jsonTexts, numbers, numbersFrom, type Parameter, startsOf, texts } from './client.ts'
 import { runNamed } from './named.ts'
+import { type Probe, probeArrays } from './probes.ts'
 import { type SendParts, sendText } from './send_text.ts'
 
 /** One message to store, in the order of sending. */
@@ -25,9 +26,6 @@ export type SendItem = {
 
 /** The place up to which a key is known to be done; 0: nothing is known. */
 export type DoneUpTo = (queueId: number, key: string) => number
-
-/** Where a ready message that goes before a handed-over one could lie: a lane and its mark. */
-export type Probe = { queueId: number; lane: number; mark: number }
 
 /** `missing`: no such queue, or (for `send`) a bounded one, (for `sendBounded`) none. */
 export type SendResult =
@@ -55,15 +53,19 @@ export async function send(
 ): Promise<SendAnswer> {
   const hands = items.some((item) => item.handMs > 0)
   const fences = items.some((item) => item.handFence > 0)
-  return await store(db, items, { bounded: false, hands, fences }, doneUpTo, (slotOf) => ({
-    token: () => token,
-    gateway: () => gateway,
-    hand_ms: () => numbers(items.map((item) => item.handMs)),
-    hand_fence: () => numbers(items.map((item) => item.handFence)),
-    probe_slot: () => numbers(probes.map((probe) => slotOf(probe.queueId))),
-    probe_lane: () => numbers(probes.map((probe) => probe.lane)),
-    probe_mark: () => numbers(probes.map((probe) => probe.mark)),
-  }))
+  return await store(db, items, { bounded: false, hands, fences }, doneUpTo, (slotOf, slots) => {
+    const looks = probeArrays(probes, slotOf, slots)
+    return {
+      token: () => token,
+      gateway: () => gateway,
+      hand_ms: () => numbers(items.map((item) => item.handMs)),
+      hand_fence: () => numbers(items.map((item) => item.handFence)),
+      probe_from: () => looks.from,
+      probe_to: () => looks.to,
+      probe_lane: () => looks.lanes,
+      probe_mark: () => looks.marks,
+    }
+  })
 }
 
 /** The same for one queue with max_messages or max_bytes; what does not fit is `full`. */
@@ -86,7 +88,7 @@ async function store(
   items: readonly SendItem[],
   kind: Pick<SendParts, 'bounded' | 'hands' | 'fences'>,
   doneUpTo: DoneUpTo | null,
-  more: (slotOf: SlotOf) => Values,
+  more: (slotOf: SlotOf, slots: number) => Values,
 ): Promise<SendAnswer> {
   const { queueIds, slotOf } = slotsOf(items)
   const parts = {
@@ -100,7 +102,7 @@ async function store(
     ...messageValues(items, slotOf),
     ...(parts.dedup ? dedupValues(items, slotOf) : {}),
     ...(doneUpTo ? keyValues(items, slotOf, doneUpTo) : {}),
-    ...more(slotOf),
+    ...more(slotOf, queueIds.length),
   })
   return answer(row, items.length)
 }

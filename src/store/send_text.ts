@@ -6,6 +6,7 @@ import { jsonTextsIn } from './client.ts'
 import { fence } from './fence.ts'
 import { leaseRows } from './lease_rows.ts'
 import { type Named, named } from './named.ts'
+import { readyAmong } from './probes.ts'
 
 export type SendParts = {
   /** To one queue with max_messages or max_bytes, instead of to any number of queues that have none. */
@@ -92,9 +93,7 @@ a as materialized (
 [delays]  array_agg(coalesce(s.delay_ms, 0) order by s.slot) as delay,
 [dedup]   array_agg(coalesce(s.dedup_window_ms, 0) order by s.slot) as dedup_window,
 [hands]   array_agg(coalesce(s.closed, true) or exists (
-[hands]     select 1 from unnest($probe_slot::int[], $probe_lane::smallint[], $probe_mark::bigint[]) p(slot, lane, mark) cross join lateral (
-[hands]       select 1 from postern.messages m where m.queue_id = s.id and m.lane = p.lane and m.position > p.mark and m.lease_token = 0
-[hands]       limit 1) x where p.slot = s.slot) order by s.slot) as closed,
+[hands]     ${inLine(readyAmong({ queue: 's', from: '$probe_from', to: '$probe_to', lanes: '$probe_lane', marks: '$probe_mark' }))}) order by s.slot) as closed,
 [bounded] (select b.taken from s b where b.slot = 1) as taken,
     array_agg(coalesce(s.ttl_ms, 0) order by s.slot) as ttl
   from s),
