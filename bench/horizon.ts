@@ -2,7 +2,7 @@
  * The field's known failure, on purpose: some other transaction stays open, so vacuum can clean nothing, while messages are
  * cycled at batch 100, or sent one by one to receivers that wait, which is how a webhook gets its message, or cycled under eight hot
  * keys. A line for each five
- * seconds; flat is good. `node --import tsx bench/horizon.ts [seconds] [cycle | hand-over | keyed]`.
+ * seconds; flat is good. `node --conditions=compiled --import tsx bench/horizon.ts [seconds] [cycle | hand-over | keyed]`.
  */
 import postgres from 'postgres'
 import { may, message, openPlace, sleep } from './place.ts'

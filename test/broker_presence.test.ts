@@ -3,7 +3,6 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Broker } from '../src/broker/index.ts'
 import { defaultSubscription } from '../src/model/index.ts'
 import { createPush, newSecret } from '../src/push/index.ts'
-import { protocol } from '../src/store/presence.ts'
 import { ack, type Bench, bodies, brokerOn, brokersOn, message, receive, send } from './support/broker.ts'
 import { eventually } from './support/postgres.ts'
 import { startSink } from './support/sink.ts'
@@ -56,7 +55,7 @@ test('one that has not signed off may only be frozen: it counts for an hour', as
 test('one that makes no row of its own is entered by whoever hears it, until it says that it leaves', async () => {
   await says('silent alive')
   await eventually(async () => (await rows())[0]?.id === 'silent')
-  expect(await rows()).toMatchObject([{ protocol: 0, leaving: true }, { protocol }, { protocol }])
+  expect(await rows()).toMatchObject([{ protocol: 0, leaving: true }, { protocol: 2 }, { protocol: 2 }])
   expect(await taken(a)).toEqual(['1'])
   await says('silent leaving')
   await eventually(async () => (await rows()).length === 2)
@@ -102,8 +101,8 @@ test('a row that an older gateway keeps itself is not touched by those who hear 
 
 test('a gateway counts as there from its start to its stop, and one without webhooks has no share of them', async () => {
   expect(await rows()).toMatchObject([
-    { protocol, leaving: true },
-    { protocol, leaving: true },
+    { protocol: 2, leaving: true },
+    { protocol: 2, leaving: true },
   ])
   const sink = await startSink()
   const push = createPush({ broker: b, allowPrivate: true, version: 'test', log: () => {} })
@@ -123,7 +122,7 @@ test('a gateway counts as there from its start to its stop, and one without webh
   await b.stop(1000)
   expect(await alive()).toBe(1)
   // A late word of it does not make it an older one.
-  expect((await rows()).map((row) => row.protocol)).toEqual([protocol, protocol])
+  expect((await rows()).map(({ protocol }) => protocol)).toEqual([2, 2])
   await sink.close()
   bench.brokers.pop()
 })
@@ -132,7 +131,7 @@ test('a gateway whose row was lost makes it again, as what it is', async () => {
   await bench.db.sql`delete from postern.gateways`
   await eventually(async () => {
     const found = await rows()
-    return found.length === 2 && found.every((row) => row.protocol === protocol)
+    return found.length === 2 && found.every(({ protocol }) => protocol === 2)
   })
   expect(await taken(a)).toEqual(['1', '2'])
 })

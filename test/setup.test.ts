@@ -1,14 +1,16 @@
-/** What `npm start` does first: sources are compiled when they have changed, once, and a gateway never finds half of it. */
+/** What `npm start` and `npm test` do before anything else: install, and compile what has changed; a gateway never finds half of it. */
 import { execFile, spawnSync } from 'node:child_process'
 import {
   cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -17,6 +19,7 @@ import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 const root = new URL('../', import.meta.url).pathname
+const script = path.join(root, 'scripts', 'setup.mjs')
 let clone: string
 
 beforeEach(() => {
@@ -73,4 +76,23 @@ test('what cannot be compiled ends the start, and leaves what was there', async 
   await expect(setUp()).rejects.toMatchObject({ code: 1 })
   expect(readFileSync(path.join(clone, 'dist', 'main.js'), 'utf8')).toContain('said')
   expect(existsSync(path.join(clone, '.setup.pid'))).toBe(false)
+})
+
+test('packages that belong to another checkout are not installed anew, however old they are', () => {
+  const dir = mkdtempSync(path.join(tmpdir(), 'postern-setup-'))
+  try {
+    const theirs = path.join(dir, 'theirs')
+    const mine = path.join(dir, 'mine')
+    for (const folder of [theirs, mine]) mkdirSync(folder)
+    for (const file of ['.package-lock.json', 'kept']) writeFileSync(path.join(theirs, file), '{}')
+    utimesSync(path.join(theirs, '.package-lock.json'), 0, 0)
+    // With nothing in it npm refuses before it has removed anything, and says so by its exit code.
+    writeFileSync(path.join(mine, 'package-lock.json'), '{}')
+    symlinkSync(theirs, path.join(mine, 'node_modules'))
+    const { status, stdout } = spawnSync(process.execPath, [script], { cwd: mine, encoding: 'utf8' })
+    expect([status, stdout]).toEqual([0, ''])
+    expect(readdirSync(theirs).sort()).toEqual(['.package-lock.json', 'kept'])
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
 })

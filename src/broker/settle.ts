@@ -88,9 +88,7 @@ export function createSettler({ db, queues, codec, moved, elect, settled, ended,
     results: Settled[],
   ): Promise<Work[]> {
     const work: Work[] = []
-    let at = -1
-    for (const action of actions) {
-      at++
+    for (const [at, action] of actions.entries()) {
       const receipt = codec().decode(action.receipt)
       // Without waiting where it can be: there may be thousands.
       const queue = receipt && (queues.known(receipt.queueId) ?? (await queues.byId(receipt.queueId)))

@@ -1,5 +1,6 @@
 /** A subscription as callers write and read it: snake_case, durations and the rate as text, `null` to take an optional setting back. */
 import { z } from '@hono/zod-openapi'
+import { setOwn } from '../base/index.ts'
 import type { SubscriptionWithCounts } from '../broker/index.ts'
 import {
   configuredHeaderError,
@@ -48,9 +49,9 @@ const headers = z
 
 type HeaderIssue = { path: string[]; detail: string }
 
-/** Names in lower case. Without a prototype, so that a header called __proto__ is one like any other. */
+/** Names in lower case. */
 function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssue[] } {
-  const checked: Headers = Object.create(null)
+  const checked: Headers = {}
   const errors: HeaderIssue[] = []
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     return { checked, errors: [{ path: [], detail: 'must be an object of strings' }] }
@@ -58,9 +59,9 @@ function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssu
   let bytes = 0
   for (const [given, text] of entries) {
     const lower = given.toLowerCase()
-    const wrong = configuredHeaderError(lower, text) ?? (lower in checked ? 'is given twice' : null)
+    const wrong = configuredHeaderError(lower, text) ?? (Object.hasOwn(checked, lower) ? 'is given twice' : null)
     if (wrong !== null) errors.push({ path: [given], detail: wrong })
-    else checked[lower] = String(text)
+    else setOwn(checked, lower, String(text))
     bytes += Buffer.byteLength(lower) + Buffer.byteLength(String(text))
   }
   const { headers: most } = subscriptionLimits

@@ -89,12 +89,38 @@ type Target = { origin: string; path: string }
 /** `whole`: the answer was read to its end, so the connection may serve again. */
 type Answered = Omit<SendResult, 'durationMs'> & { whole: boolean }
 
-const unanswered = (outcome: Outcome): Answered => ({
-  outcome,
-  responseHeaders: {},
-  responseBody: Buffer.alloc(0),
-  whole: false,
+/** What has come of an answer. A plain object, for there is one for each attempt. */
+type Answer = { outcome: Outcome | undefined; headers: Record<string, string>; chunks: Buffer[]; leftBytes: number }
+
+const newAnswer = (): Answer => ({
+  outcome: undefined,
+  headers: {},
+  chunks: [],
+  leftBytes: subscriptionLimits.responseBytes,
 })
+
+function begin(answer: Answer, status: number, headers: Record<string, string | string[] | undefined>): void {
+  answer.headers = headersFrom(headers)
+  answer.outcome = { kind: 'answer', status, retryAfter: answer.headers['retry-after'] ?? null }
+}
+
+/** false: there is more than is kept. */
+function keep(answer: Answer, chunk: Buffer): boolean {
+  const wanted = chunk.subarray(0, answer.leftBytes)
+  // A copy: the chunk is a part of a larger buffer.
+  if (wanted.length > 0) answer.chunks.push(Buffer.from(wanted))
+  answer.leftBytes -= wanted.length
+  return wanted.length === chunk.length
+}
+
+/** `otherwise`: when no head came. */
+function answeredBy({ outcome, headers, chunks }: Answer, otherwise: Outcome, whole: boolean): Answered {
+  const [first] = chunks
+  const responseBody = first && chunks.length === 1 ? first : Buffer.concat(chunks)
+  return { outcome: outcome ?? otherwise, responseHeaders: headers, responseBody, whole }
+}
+
+const unanswered = (outcome: Outcome): Answered => answeredBy(newAnswer(), outcome, false)
 
 /** `broken`: whom to tell when the request's signal aborts. */
 function exchange(client: Client, path: string, request: SendRequest, broken: Set<() => void>): Promise<Answered> {
@@ -103,10 +129,7 @@ function exchange(client: Client, path: string, request: SendRequest, broken: Se
   return new Promise((resolve) => {
     let isSent = false
     let isOver = false
-    let outcome: Outcome | undefined
-    let responseHeaders: Record<string, string> = {}
-    const chunks: Buffer[] = []
-    let leftBytes: number = subscriptionLimits.responseBytes
+    const answer = newAnswer()
     let timer = after(timeoutMs, () => end(failure(isSent ? 'timeout' : 'connect_timeout')))
     const abort = (): void => end(failure('aborted'))
     broken.add(abort)
@@ -117,9 +140,7 @@ function exchange(client: Client, path: string, request: SendRequest, broken: Se
       isOver = true
       timer.cancel()
       broken.delete(abort)
-      const [first] = chunks
-      const responseBody = first && chunks.length === 1 ? first : Buffer.concat(chunks)
-      resolve({ outcome: outcome ?? otherwise, responseHeaders, responseBody, whole })
+      resolve(answeredBy(answer, otherwise, whole))
     }
 
     function limitBody(): void {
@@ -137,18 +158,12 @@ function exchange(client: Client, path: string, request: SendRequest, broken: Se
         },
         onResponseStart(_controller, status, found) {
           if (status < 200) return
-          responseHeaders = headersFrom(found)
-          outcome = { kind: 'answer', status, retryAfter: responseHeaders['retry-after'] ?? null }
+          begin(answer, status, found)
           // Most answers are over with the read that brought their head.
           queueMicrotask(limitBody)
         },
         onResponseData(_controller, chunk) {
-          const wanted = chunk.subarray(0, leftBytes)
-          // A copy: the chunk is a part of a larger buffer.
-          if (wanted.length > 0) chunks.push(Buffer.from(wanted))
-          leftBytes -= wanted.length
-          // There is more than is kept.
-          if (wanted.length < chunk.length) end(failure('reset'))
+          if (!keep(answer, chunk)) end(failure('reset'))
         },
         onResponseEnd: () => end(failure('malformed'), true),
         onResponseError: (_controller, error) => end(failureFrom(error)),

@@ -54,6 +54,7 @@ export async function send(
   const hands = items.some((item) => item.handMs > 0)
   const fences = items.some((item) => item.handFence > 0)
   return await store(db, items, { bounded: false, hands, fences }, doneUpTo, (slotOf, slots) => {
+    if (!hands) return {}
     const looks = probeArrays(probes, slotOf, slots)
     return {
       token: () => token,

@@ -78,8 +78,8 @@ export async function release(db: Database, items: readonly Release[]): Promise<
   ])
 }
 
-const boundedIn = (rows: string): string =>
-  `select 1 from ${rows} join postern.queues k on k.id = ${rows}.queue_id where k.max_leased is not null`
+const noneBounded =
+  'not exists (select 1 from u join postern.queues k on k.id = u.queue_id where k.max_leased is not null)'
 
 /**
  * The old lease row stays: when it runs out it finds the message leased for longer and does nothing. Rows are locked in
@@ -92,7 +92,7 @@ with t as materialized (
 u as (
   update postern.messages m set leased_until = now() + t.lease_ms * interval '1 ms' from t where m.ctid = t.tid
   returning m.queue_id, m.lane, m.position, m.lease_token, m.leased_until),
-${leaseRows({ from: 'u', several: `cardinality($1::int[]) > 1 and not exists (${boundedIn('u')})`, expiresAt: 'leased_until', token: 'lease_token' })}
+${leaseRows({ from: 'u', several: `cardinality($1::int[]) > 1 and ${noneBounded}`, expiresAt: 'leased_until', token: 'lease_token' })}
 select queue_id, lane, position, date_part('epoch', leased_until) * 1000 as leased_until_ms from u`
 
 /** Leases counted from now; returns the new ends, milliseconds since 1970, by place. */

@@ -158,7 +158,7 @@ export const leases = postern.table(
     queueId: integer('queue_id').notNull(),
     lane: smallint('lane').notNull(),
     positions: bigint('positions', { mode: 'number' }).array().notNull(),
-    /** Of a row of several queues, whose \`queueId\` and \`lane\` are 0: those of each position. */
+    /** Of a row of several queues, whose `queueId` and `lane` are 0: those of each position. */
     queueIds: integer('queue_ids').array(),
     lanes: smallint('lanes').array(),
   },
