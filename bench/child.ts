@@ -52,9 +52,9 @@ export async function startChild(
   }
 }
 
-/** The child's side. */
+/** The child's side. One whose answer fails goes, and its parent hears that. */
 export function serveParent(url: string, answer: (question: unknown) => unknown, stop: () => Promise<unknown>): void {
-  process.on('message', (question) => void process.send?.(answer(question)))
+  process.on('message', async (question) => process.send?.(await answer(question)))
   process.once('disconnect', () => void stop().finally(() => process.exit(0)))
   // Ctrl-C reaches every process of the terminal; the parent stops this one when it needs it no more.
   process.on('SIGINT', () => {})

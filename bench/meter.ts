@@ -1,5 +1,5 @@
 /**
- * What a stretch of work costs: CPU seconds of this process, of the processes that serve, and of Postgres with all its helpers, apart;
+ * What a stretch of work costs: CPU seconds of this process and of those that ask for it, of the processes that serve, and of Postgres with all its helpers, apart;
  * bytes of WAL; transactions that wrote. CPU is read from /proc, so on Linux only; elsewhere it is null.
  */
 import { readdirSync, readFileSync } from 'node:fs'
@@ -14,21 +14,22 @@ export type Reading = {
   transactions: number
 }
 
-export type Meter = { read(serving: readonly number[]): Promise<Reading> }
+export type Meter = { read(serving: readonly number[], asking?: readonly number[]): Promise<Reading> }
 
 /** `ticksPerS` is 100 on every Linux that Node.js runs on (USER_HZ). */
 const ticksPerS = 100
 
 export function createMeter(sql: Sql, postmaster: () => number): Meter {
   return {
-    async read(serving) {
+    async read(serving, asking = []) {
       const [row] = await sql<{ wal: string; xid: string }[]>`
         select (pg_current_wal_insert_lsn() - '0/0')::text as wal, pg_snapshot_xmax(pg_current_snapshot())::text as xid`
       const { user, system } = process.cpuUsage()
       const all = processes()
+      const spentS = (pids: readonly number[]): number | null => all && sum(pids.map((pid) => treeCpuS(all, pid)))
       return {
-        ownS: (user + system) / 1e6,
-        servingS: all && sum(serving.map((pid) => treeCpuS(all, pid))),
+        ownS: (user + system) / 1e6 + (spentS(asking) ?? 0),
+        servingS: spentS(serving),
         databaseS: all && treeCpuS(all, postmaster()),
         walBytes: Number(row?.wal),
         transactions: Number(row?.xid),

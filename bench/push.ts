@@ -26,11 +26,17 @@ export const pushNames = (concurrency: number) => ({
 
 export function pushPart(place: Place): Part {
   const { broker } = place
+  const closing: (() => Promise<unknown>)[] = []
+  /** Nothing of it may be there when others are measured. */
+  const close = once(async () => {
+    for (let step = closing.pop(); step; step = closing.pop()) await step()
+  })
+  place.closing.push(close)
   const started = once(async (): Promise<Sink> => {
     const sink = await startSink()
     const push = createPush({ broker, allowPrivate: true, version: 'bench', log: () => {} })
     push.start()
-    place.closing.push(async () => {
+    closing.push(async () => {
       await push.stop(2000)
       await sink.stop()
     })
@@ -56,16 +62,17 @@ export function pushPart(place: Place): Part {
   return {
     title: 'requests per second at the endpoint',
     scenarios: [bare(10), webhooks(10), bare(100), webhooks(100)],
-    latencies: latencies(place, started),
+    latencies: latencies(place, started, closing),
     ratios: [10, 100].map((count): [string, string] => [webhooks(count).name, bare(count).name]),
+    close,
   }
 }
 
-function latencies(place: Place, started: () => Promise<Sink>): Latency[] {
+function latencies(place: Place, started: () => Promise<Sink>, closing: (() => Promise<unknown>)[]): Latency[] {
   const { broker } = place
   const peer = once(async () => {
     const other = await startBroker(place.databaseUrl)
-    place.closing.push(() => other.stop(1000))
+    closing.push(() => other.stop(1000))
     return other
   })
   const latencyQueue = once(async () => {

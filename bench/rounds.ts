@@ -12,6 +12,8 @@ export type Scenario = {
   tidy?(): Promise<unknown>
   /** The processes that serve, when it is not this one. */
   serving?(): readonly number[]
+  /** The processes that ask, when it is not this one alone. */
+  asking?(): readonly number[]
   /** Postgres has no part in it. */
   elsewhere?: boolean
   /** Left out unless it is asked for. */
@@ -38,7 +40,7 @@ export type Part = {
   close?(): Promise<unknown>
 }
 
-/** Costs for 1,000 messages in CPU seconds: of this process, of those that serve apart from it, of Postgres. null: not known, or none. */
+/** Costs for 1,000 messages in CPU seconds: of this process and of those that ask for it, of those that serve, of Postgres. null: not known, or none. */
 export type Row = {
   name: string
   perSecond: number
@@ -88,11 +90,12 @@ export async function runRounds(
     for (const [at, scenario] of scenarios.entries()) {
       await scenario.prepare?.(roundMs)
       const serving = scenario.serving?.() ?? []
-      const before = await meter.read(serving)
+      const asking = scenario.asking?.() ?? []
+      const before = await meter.read(serving, asking)
       const startMs = performance.now()
       const rate = await scenario.run(roundMs)
       const messages = (rate * (performance.now() - startMs)) / 1000
-      const cost = difference(before, await meter.read(serving))
+      const cost = difference(before, await meter.read(serving, asking))
       await scenario.tidy?.()
       if (round > 0) results[at]?.rounds.push({ rate, messages, cost })
     }
