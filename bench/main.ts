@@ -22,14 +22,14 @@ import { memoryPart } from './memory.ts'
 import { parkedPart } from './parked.ts'
 import { openPlace, type Place } from './place.ts'
 import { pushPart } from './push.ts'
-import { queuesPart } from './queues.ts'
+import { queuesHttpPart, queuesPart } from './queues.ts'
 import { partLines, tableLines, valuesOf, verdictLines } from './report.ts'
 import { findRabbit } from './rivals/index.ts'
 import { type LatencyRow, type Part, type Row, runLatencies, runRounds, type Table } from './rounds.ts'
 import { soakPart } from './soak.ts'
 import { standingParts } from './standing.ts'
 import { topicsPart } from './topics.ts'
-import { versusParts } from './versus.ts'
+import { versusHttpParts, versusParts } from './versus.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -61,7 +61,15 @@ const inProcess: PartOf[] = [
   growthParts,
 ]
 /** By gateways of their own, with none in this process beside them. */
-const overHttp: PartOf[] = [httpParts, httpLatencyPart, parkedPart, memoryPart, soakPart(Number(options.minutes))]
+const overHttp: PartOf[] = [
+  versusHttpParts,
+  queuesHttpPart,
+  httpParts,
+  httpLatencyPart,
+  parkedPart,
+  memoryPart,
+  soakPart(Number(options.minutes)),
+]
 const rows: Row[] = []
 const latencies: LatencyRow[] = []
 const tables: Table[] = []

@@ -1,6 +1,6 @@
-/** Postern, in process and over HTTP, beside its rivals: cycles of a hundred, single sends and single cycles by 256 callers. */
+/** Postern beside its rivals: cycles of a hundred, single sends and single cycles by 256 callers; then over HTTP, by a gateway alone. */
 import type { Place } from './place.ts'
-import { type Contender, everyone, graphile, type Lazy, lazily, pgBoss, postern } from './rivals/index.ts'
+import { type Contender, everyone, graphile, type Lazy, lazily, pgBoss, postern, posternHttp } from './rivals/index.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
 
 type Work = { name: string; kind: 'send' | 'cycle'; count: number; callers: number }
@@ -27,16 +27,21 @@ export function versusParts(place: Place): Part[] {
     [versusName(send1, postern), versusName(send1, pgBoss)],
     [versusName(cycle1, postern), versusName(cycle1, pgBoss)],
   ]
-  return Object.values(versusWorks).map((work) => {
-    const contenders = everyone().map((contender) => ({ contender, lazy: lazily(place, contender) }))
-    return {
-      title: 'messages per second',
-      scenarios: contenders.map(({ contender, lazy }) => scenarioOf(work, contender, lazy)),
-      latencies: [],
-      ratios,
-      close: () => Promise.all(contenders.map(({ lazy }) => lazy.close())),
-    }
-  })
+  return Object.values(versusWorks).map((work) => ({ ...versusPart(place, work, everyone()), ratios }))
+}
+
+export const versusHttpParts = (place: Place): Part[] =>
+  Object.values(versusWorks).map((work) => versusPart(place, work, [posternHttp]))
+
+function versusPart(place: Place, work: Work, chosen: readonly Contender[]): Part {
+  const contenders = chosen.map((contender) => ({ contender, lazy: lazily(place, contender) }))
+  return {
+    title: 'messages per second',
+    scenarios: contenders.map(({ contender, lazy }) => scenarioOf(work, contender, lazy)),
+    latencies: [],
+    ratios: [],
+    close: () => Promise.all(contenders.map(({ lazy }) => lazy.close())),
+  }
 }
 
 function scenarioOf(work: Work, contender: Contender, { line }: Lazy): Scenario {

@@ -13,4 +13,5 @@ export { graphile, pgBoss, postern, posternHttp }
 
 /** Those with tables of their own on the Postgres of the place. */
 export const onPostgres: readonly Contender[] = [postern, pgBoss, graphile]
-export const everyone = (): Contender[] => [postern, posternHttp, pgBoss, graphile, ...rabbits()]
+/** Without a gateway: Postern in process would have it as a neighbour, whom it tells what it stores. */
+export const everyone = (): Contender[] => [postern, pgBoss, graphile, ...rabbits()]

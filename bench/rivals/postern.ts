@@ -1,6 +1,6 @@
 /** Postern with its broker in this process, and over HTTP with its gateway in a process of its own. */
 import { clientOf, sharedGateway } from '../gateway.ts'
-import { body, fill, may, message, type Place } from '../place.ts'
+import { body, fill, may, message } from '../place.ts'
 import { type Contender, type Line, lineName } from './contender.ts'
 
 const hourMs = 3_600_000
@@ -10,7 +10,7 @@ export const postern: Contender = {
   name: 'Postern',
   costs: {},
   async open({ broker, databaseUrl }, { queues }) {
-    const names = await putQueues({ broker }, queues)
+    const names = await putQueues((name) => broker.admin.putQueue(name, {}), queues)
     const nameOf = turns(names)
     const [first = ''] = names
     const take = (queue: string, max: number, waitMs: number, leaseMs: number | null) =>
@@ -56,11 +56,11 @@ export const posternHttp: Contender = {
   name: 'Postern over HTTP',
   costs: { serving: () => [gatewayPid] },
   async open(place, { queues }) {
-    const names = await putQueues(place, queues)
-    const nameOf = turns(names)
     const gateway = await sharedGateway(place)
     gatewayPid = gateway.pid
     const client = clientOf(gateway.url, 256)
+    const names = await putQueues(client.putQueue, queues)
+    const nameOf = turns(names)
     const batchOf = (count: number): string =>
       JSON.stringify({ messages: Array(count).fill({ body: body.toString() }) })
     const hundred = batchOf(100)
@@ -88,18 +88,17 @@ export const posternHttp: Contender = {
         return received.length
       },
       stand: () => Promise.reject(new Error('Let the contender in process put them there.')),
-      purge: () =>
-        Promise.all(names.map((name) => place.broker.admin.purgeQueue(name, ['ready', 'leased', 'delayed']))),
+      purge: () => Promise.all(names.map((name) => client.purge(name))),
       close: () => client.close(),
     }
     return line
   },
 }
 
-async function putQueues({ broker }: Pick<Place, 'broker'>, count: number): Promise<string[]> {
+async function putQueues(put: (name: string) => Promise<unknown>, count: number): Promise<string[]> {
   const line = lineName()
   const names = Array.from({ length: count }, (_, n) => `${line}-${n}`)
-  for (const name of names) await broker.admin.putQueue(name, {})
+  for (const name of names) await put(name)
   return names
 }
 
