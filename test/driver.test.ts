@@ -1,4 +1,4 @@
-/** What the patch of the driver (scripts/patch-postgres.mjs) changes about bytea: it goes in binary, and stays what it is. */
+/** What the patch of the driver (scripts/patch-postgres.mjs) changes: bytea goes in binary, and stays what it is; few connections are kept warm. */
 
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -103,4 +103,26 @@ test('rows as arrays, raw rows, arrays of bytea and cursors still work', async (
     expect(seen).toEqual([1, 2, 3, 4, 5])
   }
   await sql.end()
+})
+
+test('of the connections that are free the one that was used last is taken, whatever many at once have opened', async () => {
+  const database = connect({ databaseUrl: db.url, pool: 6, prepare: true })
+  const backend = async (): Promise<number | undefined> =>
+    (await database.hot<{ pid: number }>('select pg_backend_pid() as pid, pg_sleep(0.02)', []))[0]?.pid
+  const atOnce = (count: number) => Promise.all(Array.from({ length: count }, backend))
+  try {
+    const all = new Set(await atOnce(4))
+    expect(all.size).toBe(4)
+    for (const count of [1, 2, 3, 1]) {
+      await atOnce(count)
+      const used = new Set<number | undefined>()
+      for (let time = 0; time < 4; time++) for (const pid of await atOnce(count)) used.add(pid)
+      expect(used.size).toBe(count)
+    }
+    // More than there are: each of them works, and nobody is forgotten.
+    expect(new Set(await atOnce(20))).toEqual(all)
+    expect(new Set(await atOnce(4))).toEqual(all)
+  } finally {
+    await database.close()
+  }
 })

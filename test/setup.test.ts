@@ -96,3 +96,23 @@ test('packages that belong to another checkout are not installed anew, however o
     rmSync(dir, { recursive: true, force: true })
   }
 })
+
+test.each(['package-lock.json', 'scripts/patch-postgres.mjs'])(
+  'what was installed before %s changed is installed anew, and only then',
+  (changed) => {
+    const mine = mkdtempSync(path.join(tmpdir(), 'postern-setup-'))
+    try {
+      for (const folder of ['scripts', 'node_modules']) mkdirSync(path.join(mine, folder))
+      // With nothing in it npm refuses before it has removed anything, and says so by its exit code.
+      for (const file of ['package-lock.json', 'scripts/patch-postgres.mjs', 'node_modules/.package-lock.json'])
+        writeFileSync(path.join(mine, file), '{}')
+      const setUpMine = () => spawnSync(process.execPath, [script], { cwd: mine, encoding: 'utf8' })
+      expect(setUpMine()).toMatchObject({ status: 0, stdout: '' })
+      const later = Date.now() / 1000 + 10
+      utimesSync(path.join(mine, changed), later, later)
+      expect(setUpMine()).toMatchObject({ status: 1, stdout: expect.stringContaining('Installing') })
+    } finally {
+      rmSync(mine, { recursive: true, force: true })
+    }
+  },
+)
