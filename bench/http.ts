@@ -1,7 +1,7 @@
 /** Durable sends over HTTP beside a Hono server that stores nothing, both in a process of their own; one, two and four gateways on one Postgres. */
 import { type Child, startChild } from './child.ts'
 import { type Client, clientOf, sharedGateway, startGateway } from './gateway.ts'
-import { type Load, startLoad } from './load.ts'
+import { createLoad, type Load } from './load.ts'
 import { body, once, type Place } from './place.ts'
 import { calling, type Part, type Scenario } from './rounds.ts'
 
@@ -20,8 +20,7 @@ export const httpParts = (place: Place): Part[] => [sendPart(place), gatewaysPar
 
 function sendPart(place: Place): Part {
   let serving: number[] = []
-  let load: Load | undefined
-  const loading = once(() => startLoad(place))
+  const load = createLoad(place)
   let admin: Client | undefined
   const bare = once(async () => {
     const child = await startChild('./bare_process.ts')
@@ -38,19 +37,19 @@ function sendPart(place: Place): Part {
     name,
     prepare: async () => {
       serving = [(await server()).pid]
-      load = await loading()
+      await load.start()
     },
-    run: async (roundMs) => await (await loading()).postRate(`${(await server()).url}${path}`, connections, roundMs),
+    run: async (roundMs) => await load.postRate(`${(await server()).url}${path}`, connections, roundMs),
     tidy: async () => (path === '' ? undefined : await admin?.purge('http-send')),
     serving: () => serving,
-    asking: () => (load ? [load.pid] : []),
+    asking: load.pids,
   })
   return {
     title: 'requests per second',
     scenarios: [
       cell(httpNames.bare, bare, ''),
       cell(httpNames.send, gateway, '/v1/queues/http-send/messages'),
-      withReceivers(gateway, loading),
+      withReceivers(gateway, load),
     ],
     latencies: [],
     ratios: [[httpNames.send, httpNames.bare]],
@@ -58,14 +57,13 @@ function sendPart(place: Place): Part {
 }
 
 /** Eight clients take what is sent, a hundred at a time, by `settle?receive=`. */
-function withReceivers(gateway: () => Promise<Child>, loading: () => Promise<Load>): Scenario {
+function withReceivers(gateway: () => Promise<Child>, load: Load): Scenario {
   let pid = 0
-  let load: Load | undefined
   return {
     name: httpNames.sendWithReceiver,
     prepare: async () => {
       pid = (await gateway()).pid
-      load = await loading()
+      await load.start()
     },
     async run(roundMs) {
       const { url } = await gateway()
@@ -83,14 +81,14 @@ function withReceivers(gateway: () => Promise<Child>, loading: () => Promise<Loa
           receipts = (JSON.parse(answer).messages as { receipt: string }[]).map(({ receipt }) => receipt)
         }
       })
-      const rate = await (await loading()).postRate(`${url}/v1/queues/http-taken/messages`, connections, roundMs)
+      const rate = await load.postRate(`${url}/v1/queues/http-taken/messages`, connections, roundMs)
       over = true
       await Promise.all(taking)
       await client.close()
       return rate
     },
     serving: () => [pid],
-    asking: () => (load ? [load.pid] : []),
+    asking: load.pids,
   }
 }
 

@@ -17,7 +17,7 @@ serveParent(
     const result = await autocannon({
       url,
       method: 'POST',
-      body: Buffer.from(body),
+      body,
       headers: { 'content-type': 'text/plain' },
       connections,
       // Whole seconds are its unit, but it takes parts of them.

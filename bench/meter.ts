@@ -1,6 +1,6 @@
 /**
- * What a stretch of work costs: CPU seconds of this process and of those that ask for it, of the processes that serve, and of Postgres with all its helpers, apart;
- * bytes of WAL; transactions that wrote. CPU is read from /proc, so on Linux only; elsewhere it is null.
+ * What a stretch of work costs: CPU seconds of this process and of those that ask for it, of the processes that serve, and of Postgres with
+ * all its helpers, apart; bytes of WAL; transactions that wrote. CPU is read from /proc, so on Linux only; elsewhere it is null.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Sql } from 'postgres'

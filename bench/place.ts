@@ -44,10 +44,7 @@ export async function openPlace(): Promise<Place> {
     () => sql.end({ timeout: 1 }),
     retireBroker,
   ]
-  const close = once(async () => {
-    for (let step = closing.pop(); step; step = closing.pop())
-      await within(closingStepMs, step()).catch((error: unknown) => console.error('While stopping:', error))
-  })
+  const close = once(() => closeAll(closing))
   async function database(name: string) {
     await sql`create database ${sql(name)}`
     const own = new URL(url)
@@ -79,6 +76,12 @@ export async function openPlace(): Promise<Place> {
 
 /** A step that hangs must not keep the others from being done. */
 const closingStepMs = 20_000
+
+/** The latest before the earlier, each once. Never throws. */
+export async function closeAll(closing: Place['closing']): Promise<void> {
+  for (let step = closing.pop(); step; step = closing.pop())
+    await within(closingStepMs, step()).catch((error: unknown) => console.error('While stopping:', error))
+}
 
 async function within(ms: number, work: Promise<unknown>): Promise<void> {
   const done = new AbortController()

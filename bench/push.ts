@@ -6,7 +6,7 @@ import { Agent, request } from 'undici'
 import type { Broker } from '#src/broker/index.ts'
 import { defaultSubscription } from '#src/model/index.ts'
 import { createPush, newSecret } from '#src/push/index.ts'
-import { body, fill, messageOf, once, type Place, sleep, startBroker } from './place.ts'
+import { body, closeAll, fill, messageOf, once, type Place, sleep, startBroker } from './place.ts'
 import type { Latency, Part, Scenario } from './rounds.ts'
 import { numberHeader, type Sink, sharedClockMs, startSink } from './sink.ts'
 
@@ -26,11 +26,9 @@ export const pushNames = (concurrency: number) => ({
 
 export function pushPart(place: Place): Part {
   const { broker } = place
-  const closing: (() => Promise<unknown>)[] = []
+  const closing: Place['closing'] = []
   /** Nothing of it may be there when others are measured. */
-  const close = once(async () => {
-    for (let step = closing.pop(); step; step = closing.pop()) await step()
-  })
+  const close = () => closeAll(closing)
   place.closing.push(close)
   const started = once(async (): Promise<Sink> => {
     const sink = await startSink()
@@ -68,7 +66,7 @@ export function pushPart(place: Place): Part {
   }
 }
 
-function latencies(place: Place, started: () => Promise<Sink>, closing: (() => Promise<unknown>)[]): Latency[] {
+function latencies(place: Place, started: () => Promise<Sink>, closing: Place['closing']): Latency[] {
   const { broker } = place
   const peer = once(async () => {
     const other = await startBroker(place.databaseUrl)
