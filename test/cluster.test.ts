@@ -1,24 +1,31 @@
 /** What gateways tell each other: nothing while there is only one, and all that matters from the moment there are two. */
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { sleep } from '../src/base/index.ts'
+import { heldMs } from '../src/broker/attention.ts'
 import { type Cluster, createCluster } from '../src/broker/cluster.ts'
 import type { Broker } from '../src/broker/index.ts'
-import { connect } from '../src/store/index.ts'
+import { connect, type Database } from '../src/store/index.ts'
 import { bodies, brokerOn, receive, send } from './support/broker.ts'
 import { eventually, type TestDatabase, testDatabase } from './support/postgres.ts'
 
 let db: TestDatabase
 let heard: string[]
 let brokers: Broker[]
+let database: Database
+let clusters: Cluster[]
 const waitMs = 15_000
 
 beforeEach(async () => {
   db = await testDatabase()
   heard = []
   brokers = []
+  clusters = []
+  database = connect({ databaseUrl: db.url, pool: 2, prepare: true })
   await db.sql.listen('postern', (payload) => heard.push(payload))
 })
 afterEach(async () => {
-  await Promise.all(brokers.map((broker) => broker.stop(1000)))
+  await Promise.all([...brokers.map((broker) => broker.stop(1000)), ...clusters.map((cluster) => cluster.stop())])
+  await database.close()
   await db.drop()
 })
 
@@ -47,41 +54,101 @@ test('a gateway alone announces nothing that became ready; with another it does,
   expect(await receive(b, 'q', 100)).toHaveLength(20)
   await eventually(() => said('look').length >= 2)
   const waiting = receive(b, 'q', 1, { waitMs })
+  // For as long as it waits it says so.
+  await eventually(() => said('looked').length > 0 && said('waits').length > 1)
   await send(a, 'q', 'told')
   expect(bodies(await waiting)).toEqual(['told'])
   await eventually(() => said('append').length > 0)
 })
 
-test('gateways that meet tell each other to look again, and each does', async () => {
-  const lost: string[] = []
+/** What one cluster is told of, and how often it may have missed something. */
+type Ears = { cluster: Cluster; lost: number; appended: number[] }
+
+async function meet(): Promise<Ears> {
   const nothing = (): void => {}
-  const database = connect({ databaseUrl: db.url, pool: 2, prepare: true })
-  const meet = async (name: string): Promise<Cluster> => {
-    const on = {
-      appended: nothing,
-      rung: nothing,
-      queueChanged: nothing,
-      keysChanged: nothing,
-      subscriptionChanged: nothing,
-      subscriptionsFree: nothing,
-      asked: () => null,
-      lost: () => void lost.push(name),
-    }
-    const cluster = createCluster({ db: database, listenUrl: db.url, on, log: nothing })
-    await cluster.start()
-    return cluster
+  const on = {
+    appended: ({ queueId }: { queueId: number }) => void ears.appended.push(queueId),
+    rung: nothing,
+    queueChanged: nothing,
+    keysChanged: nothing,
+    subscriptionChanged: nothing,
+    subscriptionsFree: nothing,
+    asked: () => null,
+    lost: () => void ears.lost++,
   }
-  const a = await meet('a')
-  expect(a.hasPeers()).toBe(false)
-  lost.length = 0
-  const b = await meet('b')
-  await eventually(() => a.hasPeers() && b.hasPeers())
+  const ears: Ears = {
+    cluster: createCluster({ db: database, listenUrl: db.url, on, log: nothing }),
+    lost: 0,
+    appended: [],
+  }
+  clusters.push(ears.cluster)
+  await ears.cluster.start()
+  return ears
+}
+
+test('gateways that meet tell each other to look again, and each does', async () => {
+  const a = await meet()
+  expect(a.cluster.hasPeers()).toBe(false)
+  a.lost = 0
+  const b = await meet()
+  await eventually(() => a.cluster.hasPeers() && b.cluster.hasPeers())
   // One of b's is that it began to listen.
-  await eventually(() => lost.filter((name) => name === 'a').length === 1 && lost.length === 3)
-  a.appended({ queueId: 1, lane: 2, position: 3 })
-  await eventually(() => heard.includes(`${a.gateway} append 1:2:3`))
-  await b.stop()
-  await eventually(() => !a.hasPeers())
-  await a.stop()
-  await database.close()
+  await eventually(() => a.lost === 1 && b.lost === 2)
+  a.cluster.appended({ queueId: 1, lane: 2, position: 3 })
+  await eventually(() => heard.includes(`${a.cluster.gateway} append 1:2:3`))
+  await b.cluster.stop()
+  await eventually(() => !a.cluster.hasPeers())
+})
+
+test('what became ready where nobody waits is told with other words, seldom; a word that somebody waits calls it out', async () => {
+  const a = await meet()
+  const b = await meet()
+  await eventually(() => a.cluster.hasPeers() && b.cluster.hasPeers())
+  // Until it has listened for a while it hurries: it may have missed who waits.
+  await tellEach(a.cluster, 1, 10)
+  await sleep(heldMs)
+
+  const before = said('append').length
+  const startMs = performance.now()
+  for (let n = 0; n < 50; n++) {
+    a.cluster.appended({ queueId: 1, lane: 0, position: n })
+    await sleep(10)
+  }
+  expect(said('append').length - before).toBeLessThan(3 + (performance.now() - startMs) / 250)
+
+  // Eight queues one after the other, in less time than four heartbeats: seldom is twice for each.
+  const beats = (): number => said('alive').filter((payload) => payload.startsWith(a.cluster.gateway)).length
+  const beatsBefore = beats()
+  for (let queueId = 2; queueId < 10; queueId++) {
+    a.cluster.appended({ queueId, lane: 0, position: 99 })
+    b.cluster.concerned('waits', queueId)
+    await eventually(() => b.appended.includes(queueId))
+    expect(heard).toContain(`${b.cluster.gateway} waits ${queueId}`)
+  }
+  expect(beats() - beatsBefore).toBeLessThan(3)
+
+  // From now on each is told at once, and what is of no concern with it.
+  a.cluster.appended({ queueId: 20, lane: 0, position: 7 })
+  await tellEach(a.cluster, 2, 10)
+  expect(said('append').some((payload) => payload.includes(' 2:0:0') && payload.includes(' 20:0:7'))).toBe(true)
+})
+
+/** One after the other, each when the one before was told. */
+async function tellEach(cluster: Cluster, queueId: number, count: number): Promise<void> {
+  for (let n = 0; n < count; n++) {
+    const before = said('append').length
+    cluster.appended({ queueId, lane: 0, position: n })
+    await eventually(() => said('append').length > before)
+  }
+}
+
+test('beside a gateway that does not say where it waits, all is told at once', async () => {
+  const a = await meet()
+  await sleep(heldMs)
+  await db.sql.notify('postern', 'older alive')
+  await eventually(() => a.cluster.hasPeers())
+  await tellEach(a.cluster, 1, 10)
+  expect(said('append')).toHaveLength(10)
+  await db.sql.notify('postern', 'older leaving')
+  await eventually(() => !a.cluster.hasPeers())
 })

@@ -1,13 +1,15 @@
 /**
  * What this gateway and the others tell each other: what became ready where, which queue's settings changed, that a key is
- * gone. Said at most every few milliseconds, together. A heartbeat that does not come back shows that listening has
- * silently died; a peer whose heartbeat stays away is taken for dead. A gateway that knows of no other does not tell what
- * became ready; whoever meets another for the first time tells it to look again, for what was not told until then.
+ * gone. Said at most every few milliseconds, together, and what became ready where nobody else is known to wait or look
+ * less often. A heartbeat that does not come back shows that listening has silently died; a peer whose heartbeat stays
+ * away is taken for dead. A gateway that knows of no other does not tell what became ready; whoever meets another for the
+ * first time tells it to look again, for what was not told until then.
  */
 import { randomUUID } from 'node:crypto'
 import { after, type Loop, loop, monotonicMs, soon, type Timer } from '../base/index.ts'
 import type { Appended, Database, Listening } from '../store/index.ts'
 import * as store from '../store/index.ts'
+import { type Concern, concerns, createAttention, heldMs, waitsMs } from './attention.ts'
 
 export type ClusterEvents = {
   appended(appended: Appended): void
@@ -37,6 +39,8 @@ export type Cluster = {
   appended(appended: Appended): void
   /** Nor this. */
   rung(queueId: number): void
+  /** A receiver of this gateway waits there, or has looked; may be called as often as it is so. */
+  concerned(concern: Concern, queueId: number): void
   queueChanged(queueId: number): void
   keysChanged(): void
   /** Told to this gateway too. */
@@ -55,10 +59,15 @@ export type Cluster = {
   stop(): Promise<void>
 }
 
-const announceEveryMs = 3
 const heartbeatMs = 2_000
 const silenceMs = 7_000
 const helloWaitMs = 3_000
+/** The gateway's name and the word, with room to spare. */
+const mostBesideItems = 32
+
+type Peer = { heardMs: number /** It says where it waits and looks. Older ones do not. */; isAttentive: boolean }
+const attentive = 'attentive'
+const alive = `alive ${attentive}`
 
 type Options = {
   db: Database
@@ -69,11 +78,14 @@ type Options = {
 
 export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   const gateway = randomUUID().slice(0, 8)
-  const peers = new Map<string, number>()
+  const peers = new Map<string, Peer>()
+  const attention = createAttention()
   const pendingAppends = new Map<string, Appended>()
   const pendingWords = new Set<string>()
-  let timer: Timer | undefined
+  const pendingConcerns = { waits: new Set<number>(), looked: new Set<number>() }
+  let timer: { dueMs: number; timer: Timer } | undefined
   let isSoon = false
+  let listeningSinceMs = Number.POSITIVE_INFINITY
   let announcedMs = Number.NEGATIVE_INFINITY
   let listening: Listening | undefined
   let heardSelfMs = Number.NEGATIVE_INFINITY
@@ -82,17 +94,36 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   const questions = new Map<string, (answer: { gateway: string; text: string } | null) => void>()
   let questionsAsked = 0
   let acquainted: Acquaintances | undefined
+  let isEverybodyAttentive = true
+
+  function countAttentive(): void {
+    isEverybodyAttentive = [...peers.values()].every((peer) => peer.isAttentive)
+  }
 
   const isListening = (): boolean => monotonicMs() - heardSelfMs < silenceMs
 
   /** Whether anybody else may be serving the same queues. */
   const hasPeers = (): boolean => peers.size > 0 || !isListening()
 
-  function say(word?: string): void {
-    if (word !== undefined) pendingWords.add(word)
-    if (timer || isSoon) return
-    const restMs = announcedMs + announceEveryMs - monotonicMs()
-    if (restMs > 0) timer = after(restMs, announce)
+  /** How soon the others want to hear of this queue. At once, as long as somebody may wait who could not say so, or was not heard. */
+  function withinMs(queueId: number): number {
+    const isInformed = isListening() && monotonicMs() - listeningSinceMs >= heldMs
+    return isInformed && isEverybodyAttentive ? attention.withinMs(queueId) : waitsMs
+  }
+
+  function say(word: string, ms = waitsMs): void {
+    pendingWords.add(word)
+    announceWithin(ms)
+  }
+
+  /** Counted from what was said last. */
+  function announceWithin(ms: number): void {
+    const dueMs = announcedMs + ms
+    if (isSoon || (timer && timer.dueMs <= dueMs)) return
+    timer?.timer.cancel()
+    timer = undefined
+    const restMs = dueMs - monotonicMs()
+    if (restMs > 0) timer = { dueMs, timer: after(restMs, announce) }
     else {
       isSoon = true
       soon(announce)
@@ -108,19 +139,14 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
 
   async function flush(): Promise<void> {
     const appends = [...pendingAppends.values()].map((item) => `${item.queueId}:${item.lane}:${item.position}`)
-    const words = [...pendingWords]
+    const words = [...pendingWords, ...wordsOf('append', appends)]
+    for (const concern of concerns) {
+      words.push(...wordsOf(concern, [...pendingConcerns[concern]]))
+      pendingConcerns[concern].clear()
+    }
     pendingAppends.clear()
     pendingWords.clear()
     const payloads = words.map((word) => `${gateway} ${word}`)
-    let line = ''
-    for (const item of appends) {
-      if (line.length + item.length > store.maxPayload) {
-        payloads.push(`${gateway} append${line}`)
-        line = ''
-      }
-      line += ` ${item}`
-    }
-    if (line !== '') payloads.push(`${gateway} append${line}`)
     // What cannot be said now is found by the others' sweeps.
     await store.notify(db, payloads).catch((error: unknown) => log('announce failed', { error }))
   }
@@ -136,6 +162,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     }
     if (word === 'leaving') {
       peers.delete(from)
+      countAttentive()
       acquainted?.left(from)
       return
     }
@@ -143,13 +170,19 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       say(`look ${from}`)
       acquainted?.met()
     }
-    peers.set(from, monotonicMs())
+    const isAttentive = peers.get(from)?.isAttentive || (word === 'alive' && rest[0] === attentive)
+    peers.set(from, { heardMs: monotonicMs(), isAttentive })
+    countAttentive()
     if (word === 'look' && rest[0] === gateway) on.lost()
     else if (word === 'append') {
       for (const item of rest) {
         const [queueId = 0, lane = 0, position = 0] = item.split(':').map(Number)
         on.appended({ queueId, lane, position })
       }
+    } else if (word === 'waits' || word === 'looked') {
+      for (const queueId of rest) attention.heard(word, Number(queueId))
+      // Some of it may be about these queues.
+      if (pendingAppends.size > 0) announceWithin(waitsMs)
     } else if (word === 'ring') on.rung(Number(rest[0]))
     else if (word === 'queue') on.queueChanged(Number(rest[0]))
     else if (word === 'keys') on.keysChanged()
@@ -187,8 +220,9 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       {
         heard,
         listening: () => {
+          listeningSinceMs = monotonicMs()
           on.lost()
-          say('alive')
+          say(alive)
         },
         failed: (error) => log('listen failed', { error }),
       },
@@ -204,13 +238,15 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       listen()
       return helloWaitMs
     }
-    for (const [peer, heardMs] of peers) {
+    attention.forgetOld()
+    for (const [peer, { heardMs }] of peers) {
       if (monotonicMs() - heardMs < silenceMs) continue
       // It may have died holding rows that others skipped.
       peers.delete(peer)
+      countAttentive()
       on.lost()
     }
-    say('alive')
+    say(alive)
     return heartbeatMs
   }
 
@@ -221,10 +257,15 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       const name = `${item.queueId}:${item.lane}`
       const known = pendingAppends.get(name)
       if (!known || item.position < known.position) pendingAppends.set(name, item)
-      say()
+      announceWithin(withinMs(item.queueId))
     },
     rung(queueId) {
-      if (hasPeers()) say(`ring ${queueId}`)
+      if (hasPeers()) say(`ring ${queueId}`, withinMs(queueId))
+    },
+    concerned(concern, queueId) {
+      if (!hasPeers() || !attention.isToBeSaid(concern, queueId)) return
+      pendingConcerns[concern].add(queueId)
+      announceWithin(waitsMs)
     },
     queueChanged: (queueId) => say(`queue ${queueId}`),
     keysChanged: () => say('keys'),
@@ -256,9 +297,25 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     async stop() {
       await heartbeat?.stop()
       pendingWords.add('leaving')
-      timer?.cancel()
+      timer?.timer.cancel()
       await flush()
       await listening?.close().catch(() => {})
     },
   }
+}
+
+/** One word for so many items that none is too long for a payload. */
+function wordsOf(word: string, items: readonly (string | number)[]): string[] {
+  const words: string[] = []
+  let line = ''
+  for (const item of items) {
+    const next = ` ${item}`
+    if (line.length + next.length > store.maxPayload - mostBesideItems) {
+      words.push(word + line)
+      line = ''
+    }
+    line += next
+  }
+  if (line !== '') words.push(word + line)
+  return words
 }

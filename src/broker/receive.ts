@@ -144,7 +144,9 @@ export function createReceiver(options: Options): Receiver {
       }
       const [first] = waiters
       if (!first) continue
-      const all = cluster.hasPeers() && waiters.some((waiter) => waiter.fresh)
+      const isNew = waiters.some((waiter) => waiter.fresh)
+      const all = isNew && cluster.hasPeers()
+      if (isNew) cluster.concerned('looked', queueId)
       for (const waiter of waiters) {
         waiter.busy = true
         waiter.fresh = false
@@ -242,6 +244,7 @@ export function createReceiver(options: Options): Receiver {
         waiter.done(mine)
       } else if (waiter.due && !more) finish(waiter)
     }
+    if (lines.of(share.line.queueId)) cluster.concerned('waits', share.line.queueId)
     // What was leased for one that may be retried stays so: the retry gets it.
     if (next < fit.length && !share.claim) giveBack(fit.slice(next))
     if (more) ring(share.line.queueId)
@@ -308,7 +311,10 @@ export function createReceiver(options: Options): Receiver {
   /** The slow look behind the rings: whatever was not announced is found by it. */
   const net: Loop = loop(
     async () => {
-      for (const line of lines.all()) if (marks.sweepDue(line.queueId)) ring(line.queueId)
+      for (const { queueId } of lines.all()) {
+        cluster.concerned('waits', queueId)
+        if (marks.sweepDue(queueId)) ring(queueId)
+      }
       return netEveryMs
     },
     { retryMs: netEveryMs, failed: (error) => log('looking around failed', { error }) },
