@@ -82,8 +82,10 @@ async function heldBy(gateway: Child): Promise<{ resident: number; heap: number 
   return { resident: residentBytes(gateway.pid) ?? rss, heap: heapUsed }
 }
 
-/** Milliseconds of CPU a second: of Postgres, of the gateway. */
+/** Milliseconds of CPU a second: of Postgres, of the gateway. When autovacuum has nothing left of what went before. */
 async function idleCost(place: Place, gateway: Child): Promise<[number | null, number | null]> {
+  await place.sql`vacuum analyze`
+  await place.sql`checkpoint`
   const from = await place.meter.read([gateway.pid])
   await sleep(idleMs)
   const to = await place.meter.read([gateway.pid])

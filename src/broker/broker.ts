@@ -1,17 +1,8 @@
 /** Joins the broker's parts behind its door. */
 import { type Loop, loop, monotonicMs, sleep } from '../base/index.ts'
-import {
-  BrokerError,
-  type Delivery,
-  messageId,
-  type Observe,
-  priorityOf,
-  receiptCodec,
-  type Tracing,
-  unobserved,
-} from '../model/index.ts'
+import { BrokerError, type Observe, receiptCodec, type Tracing, unobserved } from '../model/index.ts'
 import * as store from '../store/index.ts'
-import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow, type MoveKind } from '../store/index.ts'
+import { type Appended, connect, type FreedKey, type LeasedRow, type MovedRow } from '../store/index.ts'
 import { createAccess } from './access.ts'
 import { countCache, createAdmin } from './admin.ts'
 import { createLetterAdmin } from './admin_letters.ts'
@@ -19,25 +10,24 @@ import { createScheduleAdmin } from './admin_schedules.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
+import { createLeaseEnds, createReceive } from './deliver.ts'
 import { createDesk, type DeskParts } from './desk.ts'
 import { createDiagnosis } from './diagnosis.ts'
 import { createElector } from './elect.ts'
 import { answerHeld, createExplainer } from './explain.ts'
 import { createHandOver } from './handover.ts'
 import { createHolds, forgetEnded } from './holds.ts'
-import type { Taken } from './lines.ts'
 import { createMarks } from './marks.ts'
 import { createPresence } from './presence.ts'
 import { createPublisher } from './publish.ts'
 import { createQueues } from './queues.ts'
 import { createRates } from './rates.ts'
 import { createReceiver, queueDeleted, type Receiver } from './receive.ts'
-import { hashOf, receiveAgain } from './retry.ts'
 import { type Scheduler, startScheduler } from './schedules.ts'
 import { createSettler } from './settle.ts'
 import { startTasks, type Tasks } from './tasks.ts'
 import { createTopics } from './topics.ts'
-import type { Broker, ReceiveOptions } from './types.ts'
+import type { Broker } from './types.ts'
 import { startUpkeep, type Upkeep } from './upkeep.ts'
 import { createWatch, observeLeased, observeMoved } from './watch.ts'
 import { createWriter } from './write.ts'
@@ -109,8 +99,8 @@ export function createBroker(options: BrokerOptions): Broker {
       const queue = queues.known(queueId)
       return queue === null || queue.paused || queue.maxLeased !== null
     },
-    giveBack: (taken) => endLeases(taken, 'return'),
-    bury,
+    giveBack: (taken) => leases.end(taken, 'return'),
+    bury: (taken) => leases.end(taken, 'nack'),
     leased(rows, leaseMs) {
       elect(rows.flatMap(turnOver))
       observeLeased(observe, rows, leaseMs)
@@ -149,6 +139,7 @@ export function createBroker(options: BrokerOptions): Broker {
     )
     receiver.handed(waiter, taken)
   }
+  const leases = createLeaseEnds(settler, log)
   const handOver = createHandOver({ ...receiver, handed: observedHand }, marks, cluster)
   const { gateway } = cluster
   const stored = {
@@ -202,90 +193,7 @@ export function createBroker(options: BrokerOptions): Broker {
     else receiver.ring(queueId)
   }
 
-  function endLeases(taken: readonly Taken[], kind: MoveKind): void {
-    const items = taken.map(({ row, token }) => ({
-      receipt: { queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token },
-      kind: row.expired && kind !== 'return' ? ('expired' as const) : kind,
-      delayMs: 0,
-      error: null,
-    }))
-    // What cannot be given back now comes back when its lease ends.
-    settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
-  }
-
-  /** What was handed out but did not arrive. */
-  function giveBack(taken: readonly Taken[]): void {
-    holds.ended(
-      taken.map(({ row, token }) => ({ queueId: row.queue_id, lane: row.lane, position: row.position, token })),
-      false,
-    )
-    endLeases(taken, 'return')
-  }
-
-  function bury(taken: readonly Taken[]): void {
-    endLeases(taken, 'nack')
-  }
-
-  function deliveryOf({ row, token }: Taken): Delivery {
-    return {
-      id: messageId(row.id),
-      receipt: receipts().encode({ queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token }),
-      body: row.body ?? Buffer.alloc(0),
-      contentType: row.content_type,
-      headers: row.headers ?? {},
-      key: row.key,
-      priority: priorityOf(row.lane),
-      attempt: row.attempts,
-      enqueuedAt: new Date(row.enqueued_ms),
-      leaseExpiresAt: new Date(row.leased_until_ms),
-    }
-  }
-
-  async function receive(name: string, options: ReceiveOptions) {
-    const { max, waitMs, leaseMs, signal, subscription = 0, retryKey = null, perKey } = options
-    const by = subscription === 0 ? (options.by ?? '') : `#${subscription}`
-    receipts()
-    const queue = await queues.byName(name)
-    const asked = {
-      max,
-      // Of what is delivered side by side, only one of a key may be out.
-      perKey: subscription === 0 ? (perKey ?? max) : 1,
-      waitMs,
-      leaseMs: leaseMs ?? queue.leaseMs,
-      fence: subscription,
-      signal,
-    }
-    if (retryKey !== null) {
-      const taken = limited(await receiveAgain(db, receiver, queue, { ...asked, hash: hashOf(retryKey) }), perKey)
-      holds.taken(taken, by, asked.leaseMs)
-      return { messages: taken.map(deliveryOf), giveBack: async () => {} }
-    }
-    const taken = limited(await receiver.receive(queue, { ...asked, hash: null }), perKey)
-    if (taken.length > 0 && signal.aborted) {
-      endLeases(taken, 'return')
-      return { messages: [], giveBack: async () => {} }
-    }
-    holds.taken(taken, by, asked.leaseMs)
-    return { messages: taken.map(deliveryOf), giveBack: async () => giveBack(taken) }
-  }
-
-  /** What is more than so many of one key goes back, uncounted and in its order. */
-  function limited(taken: Taken[], perKey: number | undefined): Taken[] {
-    if (perKey === undefined) return taken
-    const seen = new Map<string, number>()
-    const kept: Taken[] = []
-    const tooMany: Taken[] = []
-    for (const each of taken) {
-      const { key } = each.row
-      const nth = key === null ? 0 : (seen.get(key) ?? 0) + 1
-      if (key !== null) seen.set(key, nth)
-      if (nth <= perKey) kept.push(each)
-      else tooMany.push(each)
-    }
-    if (tooMany.length > 0) endLeases(tooMany, 'return')
-    return kept
-  }
-
+  const receive = createReceive({ db, queues, receiver, holds, leases, receipts })
   const counted = countCache(db)
   const queueDeletedHere = (queueId: number): void => {
     queues.forget(queueId)
