@@ -1,6 +1,8 @@
 /** Who may do what: keys, scopes, the root key, and the browser's other pages when no key is needed. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { invalidField, refusal, rootKey, type TestApp, testApp } from './support/app.ts'
+import { message, receive, send } from './support/broker.ts'
+import { eventually } from './support/postgres.ts'
 
 let app: TestApp
 beforeAll(async () => {
@@ -70,6 +72,29 @@ describe('/v1/keys', () => {
       status: 404,
       code: 'key_not_found',
     })
+  })
+
+  test('a long poll ends with its key: revoked or expired meanwhile, it is refused, and what came for it is somebody else’s', async () => {
+    const scopes = [{ actions: ['receive'], queues: ['*'] }]
+    const revoked = await newKey(scopes)
+    const expiring = await newKey(scopes, { expires_at: new Date(Date.now() + 900).toISOString() })
+    for (const queue of ['poll', 'poll-empty']) await app.broker.admin.putQueue(queue, {})
+    const poll = (queue: string, wait: string, { key }: Created) =>
+      app.http.app.request(`/v1/queues/${queue}/receive?wait=${wait}`, { method: 'POST', headers: bearer(key) })
+    const polls = [poll('poll', '30s', revoked), poll('poll', '30s', expiring), poll('poll-empty', '1s', revoked)]
+    await eventually(() => app.broker.watch.here().waiting.reduce((sum, [, receives]) => sum + receives, 0) === 3)
+    await asRoot(`/v1/keys/${revoked.id}`, { method: 'DELETE' })
+    const ids = await send(app.broker, 'poll', message('a', { delayMs: 2000 }), message('b', { delayMs: 2000 }))
+    for (const answer of await Promise.all(polls))
+      expect(await refusal(answer)).toMatchObject({ status: 401, code: 'unauthenticated' })
+    const found = await receiveAll()
+    expect(found.map(({ id }) => id).sort()).toEqual(ids.sort())
+    expect(found.map(({ attempt }) => attempt)).toEqual([1, 1])
+
+    async function receiveAll() {
+      const first = await receive(app.broker, 'poll', 2, { waitMs: 5000 })
+      return first.length === 2 ? first : [...first, ...(await receive(app.broker, 'poll', 2, { waitMs: 5000 }))]
+    }
   })
 
   test('only the root key may manage keys', async () => {

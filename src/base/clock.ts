@@ -23,6 +23,18 @@ export function after(ms: number, action: () => void): Timer {
 /** Runs `action` after the I/O events of this turn, so that what arrived together is seen together. */
 export const soon = (action: () => void): void => void setImmediate(action)
 
+let reading: Promise<void> | undefined
+/** Resolves when the I/O events have been handled that were there by now: a whole turn of the event loop lies between. */
+export function eventsRead(): Promise<void> {
+  reading ??= new Promise((resolve) => {
+    setImmediate(() => {
+      reading = undefined
+      setImmediate(resolve)
+    })
+  })
+  return reading
+}
+
 /** Resolves after `ms` milliseconds, or at once when `signal` aborts. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

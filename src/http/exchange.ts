@@ -118,17 +118,9 @@ export function headersAfter(exchange: Exchange, prefix: string): [name: string,
 /** Aborts when the client hangs up. */
 export const hangUp = (exchange: Exchange): AbortSignal => exchange.context.req.raw.signal
 
-/** Whether the client has hung up. */
-export const hasGone = (exchange: Exchange): boolean =>
-  exchange.outgoing ? exchange.outgoing.destroyed : exchange.context.req.raw.signal.aborted
-
-/** Runs `action` when the connection breaks before the whole answer was handed to the network. */
-export function ifUnwritten(exchange: Exchange, action: () => void): void {
-  const { outgoing } = exchange
-  outgoing?.once('close', () => {
-    if (!outgoing.writableFinished) action()
-  })
-}
+/** Whether the client has hung up. One that has closed its side has: Node answers nobody who no longer listens. */
+export const hasGone = ({ context, incoming, outgoing }: Exchange): boolean =>
+  outgoing ? outgoing.destroyed || incoming?.socket.readableEnded === true : context.req.raw.signal.aborted
 
 /** So small an answer that the network takes it at once. */
 const smallAnswer = 16 * 1024

@@ -95,7 +95,18 @@ export function createHttp(deps: HttpDeps): Http {
   }
   const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks, observe = unobserved, tracing } = deps
   const { metrics = noMetrics, metricsPublic = false } = deps
-  const site: Site = { broker, maxBodyBytes, maxWaitMs, version, testWebhook, metrics, metricsPublic, tracing }
+  const { identify } = gate
+  const site: Site = {
+    broker,
+    maxBodyBytes,
+    maxWaitMs,
+    version,
+    testWebhook,
+    metrics,
+    metricsPublic,
+    tracing,
+    identify,
+  }
 
   async function serve(endpoint: Endpoint, exchange: Exchange): Promise<Response> {
     let principal: Principal | null = null

@@ -1,5 +1,6 @@
 /** Receiving: one message or many, at once or by a long poll, and nothing left leased to a client that has gone. */
 import { createRoute, z } from '@hono/zod-openapi'
+import { eventsRead, monotonicMs } from '../base/index.ts'
 import type { Received } from '../broker/index.ts'
 import {
   type Delivery,
@@ -11,14 +12,17 @@ import {
   type Tracing,
 } from '../model/index.ts'
 import { type Answer, empty, json } from './answer.ts'
+import { ifLost } from './arrival.ts'
 import { type Endpoint, endpoint, type Site } from './endpoint.ts'
-import { checkAnswers, countAnswer, type Exchange, hangUp, hasGone, ifUnwritten, ignoreBody } from './exchange.ts'
+import { checkAnswers, countAnswer, type Exchange, hangUp, hasGone, ignoreBody } from './exchange.ts'
 import { durationParam, flagParam, integerParam, shortText } from './fields.ts'
 import { headerBytes, headersToSend, idempotencyKey } from './message_headers.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
 import { problems, queueParam, security } from './route.ts'
 
 const DAY_MS = 86_400_000
+/** As long as that an answer about a key is good. */
+const stillValidMs = 800
 
 /** The bound on `wait` is a setting, checked in `take`. */
 export const waitParam = durationParam({ min: 0, max: DAY_MS })
@@ -87,7 +91,10 @@ const receive = endpoint(receiveRoute, 'receive', async (call) => {
 
 export const receiveEndpoints: readonly Endpoint[] = [receive]
 
-type Taking = Pick<Site, 'broker' | 'maxWaitMs' | 'tracing'> & { exchange: Exchange; principal: Principal | null }
+type Taking = Pick<Site, 'broker' | 'maxWaitMs' | 'tracing' | 'identify'> & {
+  exchange: Exchange
+  principal: Principal | null
+}
 type Wanted = {
   max?: number | undefined
   wait?: number | undefined
@@ -95,9 +102,12 @@ type Wanted = {
   per_key?: number | undefined
 }
 
-/** Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long. */
+/**
+ * Leases for this request; gives back what can no longer be answered. Throws invalid_value for a wait that is too long, and unauthenticated
+ * when the caller's key has ended while it waited.
+ */
 export async function take(
-  { broker, exchange, principal, maxWaitMs, tracing }: Taking,
+  { broker, exchange, principal, maxWaitMs, tracing, identify }: Taking,
   queue: string,
   { max, wait, lease, per_key: perKey }: Wanted,
 ): Promise<Delivery[]> {
@@ -113,13 +123,15 @@ export async function take(
     ...(perKey === undefined ? {} : { perKey }),
     ...(principal ? { by: principal.id } : {}),
   })
-  if (received.messages.length > 0) guard(exchange, received)
   try {
+    if (monotonicMs() - exchange.startedMs > stillValidMs) await identify(exchange, 'key')
+    if (received.messages.length > 0) await eventsRead()
     countAnswer(exchange, bodyBytes(received.messages))
   } catch (error) {
     await received.giveBack()
     throw error
   }
+  if (received.messages.length > 0) guard(exchange, received)
   if (tracing) trace(tracing, exchange, queue, received.messages)
   return received.messages
 }
@@ -157,7 +169,7 @@ function guard(exchange: Exchange, received: Received): void {
   // Its own failure must not become this request's; the leases then end by themselves.
   const giveBack = () => void received.giveBack().catch(() => {})
   if (hasGone(exchange)) giveBack()
-  else ifUnwritten(exchange, giveBack)
+  else ifLost(exchange, giveBack)
 }
 
 function rawAnswer(delivery: Delivery): Answer<200> {

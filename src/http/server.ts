@@ -7,6 +7,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { after } from '../base/index.ts'
+import { hasAsked } from './arrival.ts'
 import { maxHeaderBytes, refusals } from './refusals.ts'
 
 export type ListenOptions = {
@@ -63,6 +64,7 @@ export async function listen(http: { fetch: unknown }, options: ListenOptions): 
     // It has had its answer.
     if (turnedAway.has(incoming.socket)) return
     answers.set(incoming.socket, outgoing)
+    hasAsked(incoming.socket)
     if (stopping) closeAfter(outgoing)
     void listener(incoming, outgoing)
   }
