@@ -16,7 +16,6 @@ import {
 } from '../model/index.ts'
 import type { Answer } from './answer.ts'
 import type { Exchange } from './exchange.ts'
-import type { Gate } from './gate.ts'
 import { readJson } from './json_body.ts'
 import { checkPath, queryReader } from './query.ts'
 
@@ -38,8 +37,8 @@ export type Site = {
   /** Whoever reaches the gateway may read the metrics. */
   metricsPublic: boolean
   tracing: Tracing | undefined
-  /** Who asks; see the gate. */
-  identify: Gate['identify']
+  /** Throws unauthenticated when the key that was sent with the request has been revoked or has expired since. */
+  checkKey(exchange: Exchange): Promise<void>
 }
 
 /** In Prometheus's text format, and how that is called. */
@@ -102,7 +101,7 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
       metrics: site.metrics,
       metricsPublic: site.metricsPublic,
       tracing: site.tracing,
-      identify: site.identify,
+      checkKey: site.checkKey,
       exchange,
       principal,
       queue: place === 'queue' ? name : '',

@@ -95,7 +95,7 @@ export function createHttp(deps: HttpDeps): Http {
   }
   const { broker, maxBodyBytes, maxWaitMs, version, testWebhook = noWebhooks, observe = unobserved, tracing } = deps
   const { metrics = noMetrics, metricsPublic = false } = deps
-  const { identify } = gate
+  const checkKey = async (exchange: Exchange): Promise<void> => void (await gate.identify(exchange, 'key'))
   const site: Site = {
     broker,
     maxBodyBytes,
@@ -105,7 +105,7 @@ export function createHttp(deps: HttpDeps): Http {
     metrics,
     metricsPublic,
     tracing,
-    identify,
+    checkKey,
   }
 
   async function serve(endpoint: Endpoint, exchange: Exchange): Promise<Response> {

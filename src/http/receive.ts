@@ -91,7 +91,7 @@ const receive = endpoint(receiveRoute, 'receive', async (call) => {
 
 export const receiveEndpoints: readonly Endpoint[] = [receive]
 
-type Taking = Pick<Site, 'broker' | 'maxWaitMs' | 'tracing' | 'identify'> & {
+type Taking = Pick<Site, 'broker' | 'maxWaitMs' | 'tracing' | 'checkKey'> & {
   exchange: Exchange
   principal: Principal | null
 }
@@ -107,7 +107,7 @@ type Wanted = {
  * when the caller's key has ended while it waited.
  */
 export async function take(
-  { broker, exchange, principal, maxWaitMs, tracing, identify }: Taking,
+  { broker, exchange, principal, maxWaitMs, tracing, checkKey }: Taking,
   queue: string,
   { max, wait, lease, per_key: perKey }: Wanted,
 ): Promise<Delivery[]> {
@@ -124,7 +124,7 @@ export async function take(
     ...(principal ? { by: principal.id } : {}),
   })
   try {
-    if (monotonicMs() - exchange.startedMs > stillValidMs) await identify(exchange, 'key')
+    if (monotonicMs() - exchange.startedMs > stillValidMs) await checkKey(exchange)
     if (received.messages.length > 0) await eventsRead()
     countAnswer(exchange, bodyBytes(received.messages))
   } catch (error) {
