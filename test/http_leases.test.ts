@@ -83,6 +83,16 @@ describe('/v1/leases/{receipt}', () => {
     expect(await refusal(await on('any', 'POST', '/nack?delay=x'))).toEqual(invalidField('query/delay'))
   })
 
+  test('a nack takes its delay in the body as well', async () => {
+    const { queue, receipts } = await leased('x', 'y')
+    expect((await on(receipts[0], 'POST', '/nack', { delay: '1h' })).status).toBe(204)
+    expect((await on(receipts[1], 'POST', '/nack', {})).status).toBe(204)
+    expect(await counts(queue)).toMatchObject({ ready: 1, delayed: 1, leased: 0 })
+    expect(await refusal(await on('any', 'POST', '/nack', { delay: 'x' }))).toEqual(invalidField('/delay'))
+    expect(await refusal(await on('any', 'POST', '/nack', { wat: 1 }))).toEqual(invalidField('/wat'))
+    expect(await refusal(await on('any', 'POST', '/nack?delay=1s', { delay: '2s' }))).toEqual(invalidField('/delay'))
+  })
+
   test('a rejected message is a dead letter with its reason', async () => {
     const { queue, receipts } = await leased('x', 'y')
     expect((await on(receipts[0], 'POST', '/reject', { reason: 'no such order' })).status).toBe(204)
@@ -218,6 +228,15 @@ describe('POST /v1/queues/{queue}/settle', () => {
   ])('%j %s is refused by name', async (json, query, pointer) => {
     const { queue } = await leased('a')
     expect(await refusal(await settle(queue, json, query))).toEqual(invalidField(pointer))
+  })
+
+  test.each<[unknown, string]>([
+    ['x', 'The body: must be an object with ack, nack, extend or reject'],
+    [{ nack: ['x'] }, '/nack/0: must be an object with receipt, and optionally delay'],
+    [{ extend: [1] }, '/extend/0: must be an object with receipt and lease'],
+    [{ reject: [null] }, '/reject/0: must be an object with receipt, and optionally reason'],
+  ])('%j is told what shape is wanted', async (json, detail) => {
+    expect(await (await settle('any', json)).json()).toMatchObject({ detail })
   })
 
   test('what is not JSON is 400, 413 or 415', async () => {

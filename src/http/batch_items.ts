@@ -12,7 +12,17 @@ import {
   messageLimits,
   type NewMessage,
 } from '../model/index.ts'
-import { duration, fieldErrors, integer, isWellFormed, pointerStep, refuse, shortText, time } from './fields.ts'
+import {
+  duration,
+  fieldErrors,
+  integer,
+  isWellFormed,
+  ownWords,
+  pointerStep,
+  refuse,
+  shortText,
+  time,
+} from './fields.ts'
 import { checkMembers, parseJson } from './json_body.ts'
 import { arrayElements, objectMembers, type Slice } from './json_slices.ts'
 import { checkHeaders, withTrace } from './message_headers.ts'
@@ -129,7 +139,7 @@ function checkCount(count: number, pointer: string): void {
 }
 
 function readItem(value: unknown, pointer: string, rawBody: () => string, options: ReadOptions): Item {
-  const parsed = batchItem.safeParse(value)
+  const parsed = batchItem.safeParse(value, ownWords)
   if (!parsed.success) return { code: 'invalid_value', errors: fieldErrors(parsed.error, 'body', pointer) }
   return messageFrom(parsed.data, value as Record<string, unknown>, pointer, rawBody, options)
 }
