@@ -52,8 +52,9 @@ export const messageFields = {
   content_type: z.string('must be a string').nullish().openapi({
     description: 'text/plain for a string, application/json for another value, application/octet-stream for base64.',
   }),
+  // Handed on as it came: a record would lose a header that is named __proto__.
   headers: z
-    .record(z.string(), z.unknown(), 'must be an object of strings')
+    .custom<Record<string, unknown>>(isObject, 'must be an object of strings')
     .nullish()
     .openapi({
       type: 'object',
@@ -192,5 +193,6 @@ const tooLarge = (pointer: string, limit: number): Item => ({
   errors: [{ pointer, detail: `is larger than ${limit} bytes` }],
 })
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

@@ -19,6 +19,10 @@ export function isJsonType(type: string): boolean {
   )
 }
 
+/** Whether the body is declared to be text in anything but UTF-8. */
+export const hasForeignCharset = (exchange: Exchange): boolean =>
+  /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
+
 /** The body by a schema. An empty one is `{}`. Throws unsupported_media_type, body_too_large, malformed_json, invalid_value. */
 export async function readJson(exchange: Exchange, schema: z.ZodType, limit: number): Promise<unknown> {
   return check(schema, (await readJsonText(exchange, limit)).value)
@@ -27,8 +31,7 @@ export async function readJson(exchange: Exchange, schema: z.ZodType, limit: num
 /** The same as it was sent, and what it says. */
 export async function readJsonText(exchange: Exchange, limit: number): Promise<{ text: string; value: unknown }> {
   if (!hasBody(exchange)) return nothing
-  const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
-  if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
+  if (!isJsonType(mediaType(exchange)) || hasForeignCharset(exchange)) throw notJson('application/json')
   const bytes = await readBody(exchange, limit)
   return bytes.length === 0 ? nothing : parseJson(bytes)
 }
