@@ -106,6 +106,24 @@ describe('/v1/leases/{receipt}', () => {
     expect(await refusal(await on('any', 'POST', '/reject', { reason: 'a\u0000' }))).toEqual(invalidField('/reason'))
   })
 
+  test('the reason goes with the dead letter in any script, raw as well, but for control characters', async () => {
+    const { queue, receipts } = await leased('x', 'y')
+    await app.request('/v1/queues/letters', { method: 'PUT' })
+    await app.request(`/v1/queues/${queue}`, { method: 'PUT', json: { dead_letter_queue: 'letters' } })
+    for (const receipt of receipts) {
+      const reason = 'zu groß: 十 🙂 \u2028\u0001\t\n\u007f\u0080\u009f\u00a0|'
+      expect((await on(receipt, 'POST', '/reject', { reason })).status).toBe(204)
+    }
+    const shown = 'zu groß: 十 🙂 \u2028??????\u00a0|'
+    const [letter] = await app.receive('letters', '?wait=5s')
+    expect(letter?.headers).toMatchObject({ 'postern-dead-error': shown })
+    const server = await app.listen()
+    const raw = await fetch(`${server.url}/v1/queues/letters/receive?raw=true&wait=5s`, { method: 'POST' })
+    expect(raw.status).toBe(200)
+    const bytes = Buffer.from(raw.headers.get('postern-header-postern-dead-error') ?? '', 'latin1')
+    expect(bytes.toString('utf8')).toBe(shown)
+  })
+
   test('a JSON body that is none is 400, another type 415', async () => {
     const send = (type: string, body: string) =>
       app.request('/v1/leases/any/reject', { method: 'POST', headers: { 'content-type': type }, body })
