@@ -45,6 +45,10 @@ describe('/v1/leases/{receipt}', () => {
       expect(await refusal(answer)).toMatchObject({ status: 409, code: 'lease_lost' })
     }
     expect((await on(mine?.receipt, 'DELETE')).status).toBe(204)
+    // Nothing is left of the message to tell this from an ack that is repeated; the other actions need no telling.
+    expect((await on(receipts[0], 'DELETE')).status).toBe(204)
+    for (const answer of [await on(receipts[0], 'POST', '/nack'), await on(receipts[0], 'PATCH', '', { lease: '60s' })])
+      expect(await refusal(answer)).toMatchObject({ status: 409, code: 'lease_lost' })
   })
 
   test.each(['garbage', 'A'.repeat(48), '%00', 'a%2Fb', '..%2f..'])('the receipt %s is 422', async (receipt) => {

@@ -10,11 +10,17 @@ import { delay, lease, mayReceive, reason } from './settle.ts'
 const tags = ['leases']
 
 const receiptParam = z.object({ receipt: z.string().openapi({ description: 'Opaque; names exactly one delivery.' }) })
+
+/** What an ack cannot tell apart, because nothing is left of a message that is done. */
+const ackNotes =
+  'Acking again is no error. A lease that somebody else has taken over is `lease_lost`, as long as the message is there: once it is done (acked by the other, deleted or purged), nothing is left of it, and a receipt of an earlier lease is answered like a repeated ack. Nothing is changed by that.'
+
 const ackRoute = createRoute({
   method: 'delete',
   path: '/v1/leases/{receipt}',
   operationId: 'ack',
   summary: 'Ack: the message is done',
+  description: ackNotes,
   tags,
   security,
   request: { params: receiptParam },

@@ -44,7 +44,9 @@ const settleOut = z
     results: z.array(
       z.strictObject({
         receipt: z.string(),
-        outcome: z.enum(['acked', 'nacked', 'extended', 'rejected', 'lease_lost', 'invalid_receipt']),
+        outcome: z.enum(['acked', 'nacked', 'extended', 'rejected', 'lease_lost', 'invalid_receipt']).openapi({
+          description: 'An ack is also `acked` when nothing is left of the message, whoever was done with it.',
+        }),
         lease_expires_at: timeOut.optional().openapi({ description: 'Of an extended lease.' }),
       }),
     ),
