@@ -216,6 +216,32 @@ test('with on_dead: block a dead letter stops its key until somebody says how to
   await expect(a.admin.unblockKey(q, 'k', 'drop')).rejects.toMatchObject({ code: 'key_not_blocked' })
 })
 
+test('on a fair queue a turn is of 32: at most so many of another key come first, however many it has', async () => {
+  await a.admin.putQueue('turns', { fair: true })
+  const loud = Array.from({ length: 100 }, (_, at) => `l${at}`)
+  await send(a, 'turns', ...loud.map((body) => of('loud', body)))
+  await send(b, 'turns', of('quiet', 'q1'), of('quiet', 'q2'), of('quiet', 'q3'))
+  const seen: string[] = []
+  /** One at a time, so that each that is done may bring the next into its key's turn. */
+  const until = async (body: string) => {
+    const from = seen.length
+    while (!seen.includes(body)) {
+      const got = await take(a, 'turns', 1)
+      seen.push(...bodies(got))
+      await ack(a, ...got)
+    }
+    return seen.slice(from)
+  }
+  expect(await until('q3')).toEqual([...loud.slice(0, 32), 'q1', 'q2', 'q3'])
+  await until('l39')
+  await send(b, 'turns', of('quiet', 'q4'))
+  const before = await until('q4')
+  expect(before.length).toBeGreaterThan(1)
+  expect(before.length).toBeLessThanOrEqual(33)
+  await until('l99')
+  expect(seen.filter((body) => body.startsWith('l'))).toEqual(loud)
+})
+
 test('on a fair queue a tenant with thousands of messages does not delay one with three', async () => {
   await a.admin.putQueue('fair', { fair: true })
   for (let n = 0; n < 5; n++)

@@ -129,6 +129,79 @@ describe('POST /v1/queues/{queue}/messages/batch', () => {
     ])
   })
 
+  describe('with an Idempotency-Key', () => {
+    const send = (queue: string, body: string, key: string, { query = '', type = 'application/json' } = {}) =>
+      app.request(`/v1/queues/${queue}/messages/batch${query}`, {
+        method: 'POST',
+        body,
+        headers: { 'content-type': type, 'idempotency-key': key },
+      })
+    const some = JSON.stringify({ messages: [{ body: 'a' }, { body: 'b', dedup_id: 'own' }, { body: 'a' }] })
+    const ids = (results: Result[]) => results.map(({ id }) => id)
+    const deduplicated = (results: Result[]) => results.map((result) => result.deduplicated ?? false)
+
+    test.each([
+      ['JSON', some, {}],
+      ['JSON, atomic', some, { query: '?atomic=true' }],
+      ['lines', '1\n\n1\n2\n', { type: 'application/x-ndjson' }],
+    ])('a retry stores nothing and answers each with the id of the first: %s', async (_, body, options) => {
+      const queue = await newQueue()
+      const first = await resultsOf(await send(queue, body, 'key', options))
+      expect(new Set(ids(first)).size).toBe(3)
+      expect(deduplicated(first)).toEqual([false, false, false])
+      const again = await resultsOf(await send(queue, body, 'key', options))
+      expect(ids(again)).toEqual(ids(first))
+      expect(deduplicated(again)).toEqual([true, true, true])
+      const another = await resultsOf(await send(queue, body, 'other', options))
+      expect(deduplicated(another)).toEqual([false, body === some, false])
+      expect(await app.receive(queue, '?max=10')).toHaveLength(body === some ? 5 : 6)
+    })
+
+    test('a retry stores what the first could not', async () => {
+      const queue = await newQueue()
+      const messages = (middle: object) => JSON.stringify({ messages: [{ body: 'a' }, middle, { body: 'c' }] })
+      const first = await resultsOf(await send(queue, messages({ body: 'b', priority: 11 }), 'key'))
+      const again = await resultsOf(await send(queue, messages({ body: 'b' }), 'key'))
+      expect(deduplicated(again)).toEqual([true, false, true])
+      expect([again[0]?.id, again[2]?.id]).toEqual([first[0]?.id, first[2]?.id])
+    })
+
+    test('the longest key will do, and no dedup_id of a caller is like what is made of it', async () => {
+      const queue = await newQueue()
+      for (const key of ['k'.repeat(255), '1', '0']) {
+        const own = ['0', '1', '01', '10', `0${key}`, `${key}0`].map((id) => ({ body: id, dedup_id: id.slice(0, 255) }))
+        await batch(queue, own)
+        expect(deduplicated(await resultsOf(await send(queue, some, key)))).toEqual([
+          false,
+          key !== 'k'.repeat(255),
+          false,
+        ])
+      }
+      expect(await refusal(await send(queue, some, 'k'.repeat(256)))).toEqual(invalidField('header/idempotency-key'))
+    })
+  })
+
+  test('headers for messages belong into the messages', async () => {
+    const queue = await newQueue()
+    const answer = await app.request(`/v1/queues/${queue}/messages/batch`, {
+      method: 'POST',
+      body: '1',
+      headers: { 'content-type': 'application/x-ndjson', 'Postern-Header-Tenant': 'a' },
+    })
+    expect(await refusal(answer)).toEqual(invalidField('header/postern-header-tenant'))
+    expect(await app.receive(queue)).toEqual([])
+  })
+
+  test('a header may be named __proto__', async () => {
+    const queue = await newQueue()
+    await post(queue, '{"messages":[{"body":"x","headers":{"__proto__":"1","b":"2"}}]}')
+    const [message] = await app.receive(queue)
+    expect(JSON.stringify(message?.headers)).toBe('{"b":"2","__proto__":"1"}')
+    expect(await refusal(await batch(queue, [{ body: 'x', headers: [] }], '?atomic'))).toEqual(
+      invalidField('/messages/0/headers'),
+    )
+  })
+
   test('atomic stores all with 201, or nothing with 422 and every fault', async () => {
     const queue = await newQueue()
     expect((await batch(queue, [{ body: 'a' }, { body: 'b' }], '?atomic=true')).status).toBe(201)
@@ -162,6 +235,8 @@ describe('POST /v1/queues/{queue}/messages/batch', () => {
     expect(await refusal(await post(queue, '{"messages":[', ''))).toMatchObject({ status: 400, code: 'malformed_json' })
     expect(await refusal(await post(queue, ' '.repeat(10 * 1024 * 1024 + 1)))).toMatchObject({ status: 413 })
     expect(await refusal(await post(queue, '{}', '', 'text/plain'))).toMatchObject({ status: 415 })
+    for (const type of ['application/json', 'application/x-ndjson'])
+      expect(await refusal(await post(queue, '{}', '', `${type}; charset=utf-16`))).toMatchObject({ status: 415 })
     expect(await refusal(await batch('absent', [{ body: 'x' }]))).toMatchObject({ status: 404 })
     expect(await refusal(await batch('absent', [{ wrong: 'x' }]))).toMatchObject({ status: 404 })
     expect(await refusal(await batch(queue, [{ body: 'x' }], '?atomic=maybe'))).toEqual(invalidField('query/atomic'))

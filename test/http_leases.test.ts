@@ -45,6 +45,10 @@ describe('/v1/leases/{receipt}', () => {
       expect(await refusal(answer)).toMatchObject({ status: 409, code: 'lease_lost' })
     }
     expect((await on(mine?.receipt, 'DELETE')).status).toBe(204)
+    // Nothing is left of the message to tell this from an ack that is repeated; the other actions need no telling.
+    expect((await on(receipts[0], 'DELETE')).status).toBe(204)
+    for (const answer of [await on(receipts[0], 'POST', '/nack'), await on(receipts[0], 'PATCH', '', { lease: '60s' })])
+      expect(await refusal(answer)).toMatchObject({ status: 409, code: 'lease_lost' })
   })
 
   test.each(['garbage', 'A'.repeat(48), '%00', 'a%2Fb', '..%2f..'])('the receipt %s is 422', async (receipt) => {
@@ -83,6 +87,16 @@ describe('/v1/leases/{receipt}', () => {
     expect(await refusal(await on('any', 'POST', '/nack?delay=x'))).toEqual(invalidField('query/delay'))
   })
 
+  test('a nack takes its delay in the body as well', async () => {
+    const { queue, receipts } = await leased('x', 'y')
+    expect((await on(receipts[0], 'POST', '/nack', { delay: '1h' })).status).toBe(204)
+    expect((await on(receipts[1], 'POST', '/nack', {})).status).toBe(204)
+    expect(await counts(queue)).toMatchObject({ ready: 1, delayed: 1, leased: 0 })
+    expect(await refusal(await on('any', 'POST', '/nack', { delay: 'x' }))).toEqual(invalidField('/delay'))
+    expect(await refusal(await on('any', 'POST', '/nack', { wat: 1 }))).toEqual(invalidField('/wat'))
+    expect(await refusal(await on('any', 'POST', '/nack?delay=1s', { delay: '2s' }))).toEqual(invalidField('/delay'))
+  })
+
   test('a rejected message is a dead letter with its reason', async () => {
     const { queue, receipts } = await leased('x', 'y')
     expect((await on(receipts[0], 'POST', '/reject', { reason: 'no such order' })).status).toBe(204)
@@ -94,6 +108,24 @@ describe('/v1/leases/{receipt}', () => {
       invalidField('/reason'),
     )
     expect(await refusal(await on('any', 'POST', '/reject', { reason: 'a\u0000' }))).toEqual(invalidField('/reason'))
+  })
+
+  test('the reason goes with the dead letter in any script, raw as well, but for control characters', async () => {
+    const { queue, receipts } = await leased('x', 'y')
+    await app.request('/v1/queues/letters', { method: 'PUT' })
+    await app.request(`/v1/queues/${queue}`, { method: 'PUT', json: { dead_letter_queue: 'letters' } })
+    for (const receipt of receipts) {
+      const reason = 'zu groß: 十 🙂 \u2028\u0001\t\n\u007f\u0080\u009f\u00a0|'
+      expect((await on(receipt, 'POST', '/reject', { reason })).status).toBe(204)
+    }
+    const shown = 'zu groß: 十 🙂 \u2028??????\u00a0|'
+    const [letter] = await app.receive('letters', '?wait=5s')
+    expect(letter?.headers).toMatchObject({ 'postern-dead-error': shown })
+    const server = await app.listen()
+    const raw = await fetch(`${server.url}/v1/queues/letters/receive?raw=true&wait=5s`, { method: 'POST' })
+    expect(raw.status).toBe(200)
+    const bytes = Buffer.from(raw.headers.get('postern-header-postern-dead-error') ?? '', 'latin1')
+    expect(bytes.toString('utf8')).toBe(shown)
   })
 
   test('a JSON body that is none is 400, another type 415', async () => {
@@ -218,6 +250,15 @@ describe('POST /v1/queues/{queue}/settle', () => {
   ])('%j %s is refused by name', async (json, query, pointer) => {
     const { queue } = await leased('a')
     expect(await refusal(await settle(queue, json, query))).toEqual(invalidField(pointer))
+  })
+
+  test.each<[unknown, string]>([
+    ['x', 'The body: must be an object with ack, nack, extend or reject'],
+    [{ nack: ['x'] }, '/nack/0: must be an object with receipt, and optionally delay'],
+    [{ extend: [1] }, '/extend/0: must be an object with receipt and lease'],
+    [{ reject: [null] }, '/reject/0: must be an object with receipt, and optionally reason'],
+  ])('%j is told what shape is wanted', async (json, detail) => {
+    expect(await (await settle('any', json)).json()).toMatchObject({ detail })
   })
 
   test('what is not JSON is 400, 413 or 415', async () => {

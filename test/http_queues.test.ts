@@ -284,4 +284,24 @@ describe('changing queues', () => {
     expect((await remove('?force=true')).status).toBe(204)
     expect((await remove()).status).toBe(404)
   })
+
+  test('what keeps a queue from being deleted is named, and what is advised helps', async () => {
+    const remove = () => app.request('/v1/queues/held', { method: 'DELETE' })
+    const advice = async () => ((await (await remove()).json()) as { detail: string }).detail
+    const purge = (query: string) => app.request(`/v1/queues/held/purge${query}`, { method: 'POST' })
+    await put('held')
+    await app.send('held', 'dies', 'stays')
+    const [first] = await app.receive('held')
+    await app.request(`/v1/leases/${first?.receipt}/reject`, { method: 'POST' })
+    const both =
+      'The queue held still holds messages and dead letters: delete it with ?force=true, or purge it first with POST /v1/queues/held/purge?state=ready,delayed,leased,dead.'
+    expect(await advice()).toBe(both)
+    await purge('')
+    expect(await advice()).toBe(both.replace('messages and ', '').replace('ready,delayed,leased,dead', 'dead'))
+    await purge('?state=dead')
+    expect((await remove()).status).toBe(204)
+    await put('held')
+    await app.send('held', 'one')
+    expect(await advice()).toBe(both.replace(' and dead letters', '').replace('?state=ready,delayed,leased,dead', ''))
+  })
 })

@@ -60,9 +60,11 @@ describe('POST /v1/queues/{queue}/receive', () => {
     expect(await waiting).toMatchObject([{ body: 'late' }])
   })
 
-  test('a body is ignored', async () => {
+  test('a body is refused, unless it is empty', async () => {
     const queue = await newQueue('a')
-    expect((await receive(queue, '', { body: 'not json', headers: { 'content-type': 'text/plain' } })).status).toBe(200)
+    const typed = { headers: { 'content-type': 'text/plain' } }
+    expect(await refusal(await receive(queue, '', { body: '{"max":2}', ...typed }))).toEqual(invalidField(''))
+    expect((await receive(queue, '', { body: '{}', ...typed })).status).toBe(200)
   })
 
   test.each([

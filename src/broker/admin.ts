@@ -132,11 +132,7 @@ export function createAdmin({
       if ((await queues.find(name))?.backlog) throw isBacklog(name)
       const gone = await store.deleteQueue(db, name, force)
       if (!gone) throw new BrokerError('queue_not_found', `There is no queue ${name}.`)
-      if (!gone.deleted)
-        throw new BrokerError(
-          'queue_not_empty',
-          `The queue ${name} is not empty: purge it, or delete it with ?force=true.`,
-        )
+      if (!gone.deleted) throw notEmpty(name, gone.holds)
       queueDeleted(gone.id)
     },
     async purgeQueue(name, states) {
@@ -239,6 +235,17 @@ function browseFrom(cursor: string | null, state: StoredMessage['state']): { fir
   const most = state === 'delayed' ? 1e11 : state === 'dead' ? Number.MAX_SAFE_INTEGER : 32_767
   const within = Math.max(-1, Math.min(most, first))
   return { first: state === 'delayed' ? within : Math.trunc(within), second: Math.trunc(second) }
+}
+
+function notEmpty(name: string, { messages, letters }: store.QueueContent): BrokerError {
+  const held = [...(messages ? ['messages'] : []), ...(letters ? ['dead letters'] : [])].join(' and ')
+  // What purge takes unless told otherwise leaves the dead letters.
+  const states = letters ? `?state=${messages ? 'ready,delayed,leased,' : ''}dead` : ''
+  const purge = `POST /v1/queues/${name}/purge${states}`
+  return new BrokerError(
+    'queue_not_empty',
+    `The queue ${name} still holds ${held}: delete it with ?force=true, or purge it first with ${purge}.`,
+  )
 }
 
 const isBacklog = (name: string): BrokerError =>

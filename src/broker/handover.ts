@@ -5,15 +5,26 @@ import type { Taken, Waiter } from './lines.ts'
 import type { Flight, Marks } from './marks.ts'
 import type { Receiver } from './receive.ts'
 
-/** One message on its way into one queue. `immediate`: as far as is known here, it becomes ready at once. */
-export type Handable = { queueId: number; lane: number; immediate: boolean; handMs: number; handFence: number }
+/** One message on its way into one queue. */
+export type Handable = {
+  queueId: number
+  lane: number
+  /** As far as is known here, it becomes ready at once. */
+  immediate: boolean
+  /** It has a dedup id and may be there already: nobody is reserved for it, and so for nothing that comes behind it. */
+  doubtful: boolean
+  /** The queue is lifo: of one statement the last comes first. */
+  descending: boolean
+  handMs: number
+  handFence: number
+}
 
 /** A receiver that is busy until `finish`, and what is meant for it. */
 type Hand<T> = { waiter: Waiter; items: T[] }
 export type Hands<T> = { hands: Hand<T>[]; flights: Flight[]; probes: Probe[] }
 
 export type HandOver = {
-  /** Reserves parked receivers for messages without delay, in the order of both, and says so in `handMs` and `handFence`. */
+  /** Reserves parked receivers for messages without delay, in the order of both (a lifo queue's is the other way round), and says so in `handMs` and `handFence`. */
   reserve<T extends Handable>(items: readonly T[]): Hands<T>
   /** `rowOf` answers what was really handed; nothing sends the receiver back to its place. Before others are told of the rest. */
   finish<T>(hands: Hands<T>, token: number, rowOf: (item: T) => LeasedRow | null): void
@@ -34,9 +45,10 @@ export function createHandOver(receiver: Receiver, marks: Marks, cluster: Cluste
       for (const [queueId, list] of ready) {
         // The lane order of one statement is not its order of sending.
         if (new Set(list.map((item) => item.lane)).size > 1) continue
+        const handable = firstOf(list)
         let next = 0
-        for (const waiter of receiver.reserve(queueId, list.length)) {
-          const mine = list.slice(next, next + waiter.max)
+        for (const waiter of receiver.reserve(queueId, handable.length)) {
+          const mine = handable.slice(next, next + waiter.max)
           next += mine.length
           for (const item of mine) {
             item.handMs = waiter.leaseMs
@@ -69,6 +81,13 @@ export function createHandOver(receiver: Receiver, marks: Marks, cluster: Cluste
       for (const { waiter, taken } of all) receiver.handed(waiter, taken)
     },
   }
+}
+
+/** In the order of handing out, up to the first that may not be new. */
+function firstOf<T extends Handable>(list: readonly T[]): T[] {
+  const ordered = list[0]?.descending ? [...list].reverse() : [...list]
+  const doubtful = ordered.findIndex((item) => item.doubtful)
+  return doubtful === -1 ? ordered : ordered.slice(0, doubtful)
 }
 
 /** What a lease of a message just stored looks like. */

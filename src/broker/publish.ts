@@ -163,9 +163,10 @@ function storedOf(item: Item, result: PublishResult | undefined): Stored[] {
 
 /** One copy for each queue, however many of its bindings match. Consumers see where it was published in its headers. */
 function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage, version = routes.version): Item {
-  const queueIds = new Set(routes.match(routingKey, message).map((route) => route.queueId))
+  const lifo = new Map(routes.match(routingKey, message).map((route) => [route.queueId, route.lifo]))
   const lane = laneOf(message.priority, false)
-  const immediate = (message.delayMs ?? 0) === 0 && message.deliverAtMs === null && message.dedupId === null
+  const immediate = (message.delayMs ?? 0) === 0 && message.deliverAtMs === null
+  const doubtful = message.dedupId !== null
   const headers = {
     'postern-topic': routes.topic.name,
     ...(routingKey === '' ? {} : { 'postern-routing-key': routingKey }),
@@ -176,6 +177,9 @@ function itemOf(routes: TopicRoutes, routingKey: string, message: NewMessage, ve
     routingKey,
     lane,
     message: { ...message, headers: { ...message.headers, ...headers } },
-    copies: [...queueIds].map((queueId) => ({ queueId, lane, immediate, handMs: 0, handFence: 0 })),
+    copies: [...lifo].map(([queueId, descending]) => ({
+      ...{ queueId, lane, immediate, doubtful, descending },
+      ...{ handMs: 0, handFence: 0 },
+    })),
   }
 }

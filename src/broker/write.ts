@@ -15,14 +15,13 @@ import type { Database, FreedKey, SendAnswer, SendItem, SendResult } from '../st
 import * as store from '../store/index.ts'
 import type { Elector } from './elect.ts'
 import { gathering } from './gathering.ts'
-import { type HandOver, leasedRow } from './handover.ts'
+import { type Handable, type HandOver, leasedRow } from './handover.ts'
 import type { Queues } from './queues.ts'
 import { traced } from './traced.ts'
 
 type Call = { queue: Queue; messages: readonly NewMessage[]; atomic: boolean }
 type Outcome = { results: SendResult[]; nowMs: number }
-/** `immediate`: as far as is known here, it becomes ready at once. */
-type Item = SendItem & { immediate: boolean }
+type Item = SendItem & Handable
 
 export type Writer = (name: string, messages: readonly NewMessage[], atomic: boolean) => Promise<(Sent | Error)[]>
 
@@ -192,11 +191,8 @@ function itemsOf({ queue, messages, atomic }: Call, at: number): Item[] {
     lane: laneOf(message.priority, false),
     message,
     delayed: queue.delayMs > 0 || (message.delayMs ?? 0) > 0 || message.deliverAtMs !== null,
-    immediate:
-      (message.delayMs ?? queue.delayMs) === 0 &&
-      message.deliverAtMs === null &&
-      message.dedupId === null &&
-      isOpen(message.key),
+    immediate: (message.delayMs ?? queue.delayMs) === 0 && message.deliverAtMs === null && isOpen(message.key),
+    doubtful: message.dedupId !== null,
     group: atomic ? at + 1 : 0,
     handMs: 0,
     handFence: 0,

@@ -13,10 +13,10 @@ import {
 import { type Answer, json } from './answer.ts'
 import { batchIn, type Item, readJsonBatch, readLines } from './batch_items.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
-import { readBody } from './exchange.ts'
-import { flagParam, refuse } from './fields.ts'
-import { isJsonType, mediaType, notJson } from './json_body.ts'
-import { traceOf } from './message_headers.ts'
+import { type Exchange, readBody } from './exchange.ts'
+import { flagParam, refuse, shortText } from './fields.ts'
+import { hasForeignCharset, isJsonType, mediaType, notJson } from './json_body.ts'
+import { idempotencyKey, messageHeaderNames, traceOf } from './message_headers.ts'
 import { jsonOf, problems, queueParam, security } from './route.ts'
 
 const lineTypes = new Set([
@@ -44,11 +44,18 @@ const batchRoute = createRoute({
   path: '/v1/queues/{queue}/messages/batch',
   operationId: 'sendBatch',
   summary: 'Send up to 1000 messages',
-  description: 'At most 10 MiB. As `application/x-ndjson` each line is the body of one message, in JSON.',
+  description:
+    'At most 10 MiB. As `application/x-ndjson` each line is the body of one message, in JSON. With an `Idempotency-Key` the same batch may be sent again: what was stored by the first is answered with its id and `deduplicated`.',
   tags: ['messages'],
   security,
   request: {
     params: queueParam,
+    headers: z.object({
+      'Idempotency-Key': shortText.optional().openapi({
+        description:
+          'Stands, with the place of each message in the batch, for the dedup_id of those that have none of their own.',
+      }),
+    }),
     query: z.strictObject({ atomic: flagParam.openapi({ description: 'All messages in one commit, or none.' }) }),
     body: {
       content: {
@@ -74,11 +81,34 @@ export const batchEndpoints: readonly Endpoint[] = [batch]
 async function readItems({ exchange, maxBodyBytes }: Call<typeof batchRoute>): Promise<Item[]> {
   const type = mediaType(exchange)
   const isLines = lineTypes.has(type)
-  if (!isLines && !isJsonType(type)) throw notJson('application/json or application/x-ndjson')
+  const retryKey = idempotencyKey(exchange)
+  refuseHeadersFor(exchange)
+  if ((!isLines && !isJsonType(type)) || hasForeignCharset(exchange))
+    throw notJson('application/json or application/x-ndjson')
   const bytes = await readBody(exchange, messageLimits.batchBytes)
   if (bytes.length === 0) throw invalid('/messages', `must be 1 to ${messageLimits.batchMessages} messages`)
   const options = { maxBodyBytes, trace: traceOf(exchange) }
-  return isLines ? readLines(bytes, options) : readJsonBatch(bytes, options)
+  const items = isLines ? readLines(bytes, options) : readJsonBatch(bytes, options)
+  if (retryKey !== null) identify(items, retryKey)
+  return items
+}
+
+/** What would belong to one message, and of a batch nobody can say to which. */
+function refuseHeadersFor(exchange: Exchange): void {
+  const names = messageHeaderNames(exchange)
+  if (names.length === 0) return
+  throw refuse(
+    names.map((name) => ({ pointer: `header/${name}`, detail: 'belongs into the headers of each message of a batch' })),
+  )
+}
+
+/**
+ * So that a retry of the batch finds each message of the first. The control character keeps these ids apart from all that callers may give;
+ * the place comes first, so that no key is like another's beginning.
+ */
+function identify(items: readonly Item[], retryKey: string): void {
+  for (const [index, item] of items.entries())
+    if ('message' in item) item.message.dedupId ??= `${index}\u001f${retryKey}`
 }
 
 /** Of one message. */

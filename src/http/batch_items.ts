@@ -12,7 +12,17 @@ import {
   messageLimits,
   type NewMessage,
 } from '../model/index.ts'
-import { duration, fieldErrors, integer, isWellFormed, pointerStep, refuse, shortText, time } from './fields.ts'
+import {
+  duration,
+  fieldErrors,
+  integer,
+  isWellFormed,
+  ownWords,
+  pointerStep,
+  refuse,
+  shortText,
+  time,
+} from './fields.ts'
 import { checkMembers, parseJson } from './json_body.ts'
 import { arrayElements, objectMembers, type Slice } from './json_slices.ts'
 import { checkHeaders, withTrace } from './message_headers.ts'
@@ -42,8 +52,9 @@ export const messageFields = {
   content_type: z.string('must be a string').nullish().openapi({
     description: 'text/plain for a string, application/json for another value, application/octet-stream for base64.',
   }),
+  // Handed on as it came: a record would lose a header that is named __proto__.
   headers: z
-    .record(z.string(), z.unknown(), 'must be an object of strings')
+    .custom<Record<string, unknown>>(isObject, 'must be an object of strings')
     .nullish()
     .openapi({
       type: 'object',
@@ -129,7 +140,7 @@ function checkCount(count: number, pointer: string): void {
 }
 
 function readItem(value: unknown, pointer: string, rawBody: () => string, options: ReadOptions): Item {
-  const parsed = batchItem.safeParse(value)
+  const parsed = batchItem.safeParse(value, ownWords)
   if (!parsed.success) return { code: 'invalid_value', errors: fieldErrors(parsed.error, 'body', pointer) }
   return messageFrom(parsed.data, value as Record<string, unknown>, pointer, rawBody, options)
 }
@@ -182,5 +193,6 @@ const tooLarge = (pointer: string, limit: number): Item => ({
   errors: [{ pointer, detail: `is larger than ${limit} bytes` }],
 })
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

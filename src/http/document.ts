@@ -5,7 +5,7 @@ import type { Endpoint } from './endpoint.ts'
 
 const intro =
   'A message queue over HTTP. Durations are seconds or text such as `500ms 30s 5m 2h 7d`, and are answered as text; times are RFC 3339 in UTC. ' +
-  'Errors are `application/problem+json` (RFC 9457) with a `code`; unknown fields and parameters are errors. ' +
+  'Errors are `application/problem+json` (RFC 9457) with a `code`; unknown fields and parameters are errors, and so is a body where none is taken. ' +
   'Every answer carries `Postern-Request-Id`, and so does every log line about it.'
 
 export function openApiDocument(endpoints: readonly Endpoint[]): object {

@@ -2,7 +2,7 @@
  * An endpoint is a route, said once for the router, the checks and openapi.yaml; what a caller must be allowed to do;
  * and a handler that gets checked values and answers with a status that the route declares.
  */
-import type { RouteConfig, z } from '@hono/zod-openapi'
+import { type RouteConfig, z } from '@hono/zod-openapi'
 import type { Broker } from '../broker/index.ts'
 import {
   type Action,
@@ -15,8 +15,8 @@ import {
   type Tracing,
 } from '../model/index.ts'
 import type { Answer } from './answer.ts'
-import type { Exchange } from './exchange.ts'
-import { readJson } from './json_body.ts'
+import { type Exchange, hasBody } from './exchange.ts'
+import { readJson, refuseBody } from './json_body.ts'
 import { checkPath, queryReader } from './query.ts'
 
 /**
@@ -82,7 +82,10 @@ type Place = keyof typeof kinds
 export const jsonLimit = 10 * 1024 * 1024
 
 export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler: Handler<R>): Endpoint {
-  const readQuery = queryReader(schemaOf(route.request?.query))
+  const querySchema = schemaOf(route.request?.query)
+  const readQuery = queryReader(querySchema)
+  const parameters = querySchema instanceof z.ZodObject ? Object.keys(querySchema.shape) : []
+  const takesBody = route.request?.body !== undefined
   const jsonSchema = schemaOf(jsonOf(route))
   const place = placeOf(route.path)
 
@@ -92,6 +95,8 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
     const name = place ? checkName(`path/${place}`, req.param(place) ?? '') : ''
     if (place) exchange[place] = name
     checkAllowed(needs, principal, place, name)
+    const query = readQuery(exchange.search) as QueryOf<R>
+    if (!takesBody && hasBody(exchange)) await refuseBody(exchange, parameters)
     return handler({
       broker: site.broker,
       maxBodyBytes: site.maxBodyBytes,
@@ -106,7 +111,7 @@ export function endpoint<R extends RouteConfig>(route: R, needs: Needs, handler:
       principal,
       queue: place === 'queue' ? name : '',
       topic: place === 'topic' ? name : '',
-      query: readQuery(exchange.search) as QueryOf<R>,
+      query,
       param(name) {
         return req.param(name) ?? ''
       },

@@ -26,6 +26,29 @@ const durationPattern = '^\\d+(\\.\\d+)?(ms|s|m|h|d)?$'
 const loneSurrogate = /\p{Surrogate}/u
 const control = /\p{Cc}/u
 
+/** What is said where a schema has no words of its own, instead of the validator's. For `safeParse`. */
+export const ownWords: z.core.ParseContext<z.core.$ZodIssue> = {
+  error(issue) {
+    if (issue.code === 'invalid_type') return expectations[issue.expected] ?? 'is not valid'
+    if (issue.code === 'too_small') return `must ${measureOf(issue.origin)} at least ${issue.minimum}`
+    if (issue.code === 'too_big') return `must ${measureOf(issue.origin)} at most ${issue.maximum}`
+    if (issue.code === 'invalid_value') return `must be one of ${issue.values.join(', ')}`
+    return 'is not valid'
+  },
+}
+
+const measureOf = (origin: string): string => (origin === 'number' || origin === 'int' ? 'be' : 'have')
+
+const expectations: Record<string, string> = {
+  object: 'must be an object',
+  record: 'must be an object',
+  array: 'must be an array',
+  string: 'must be a string',
+  number: 'must be a number',
+  int: 'must be a whole number',
+  boolean: 'must be true or false',
+}
+
 /** Where zod's issue lies: a JSON pointer into the body, or `query/NAME`. An unknown field is named itself. */
 export function fieldErrors(error: z.ZodError, within: 'body' | 'query' | 'path', prefix = ''): FieldError[] {
   return error.issues.flatMap((issue) => {

@@ -2,8 +2,8 @@
 import { isUtf8 } from 'node:buffer'
 import type { z } from '@hono/zod-openapi'
 import { BrokerError, invalid } from '../model/index.ts'
-import { type Exchange, hasBody, header, readBody } from './exchange.ts'
-import { fieldErrors, pointerStep, refuse } from './fields.ts'
+import { type Exchange, hasBody, header, readBody, releaseBody } from './exchange.ts'
+import { fieldErrors, ownWords, pointerStep, refuse } from './fields.ts'
 
 /** Lower case, without parameters; '' when none is declared. */
 export const mediaType = (exchange: Exchange): string =>
@@ -19,6 +19,10 @@ export function isJsonType(type: string): boolean {
   )
 }
 
+/** Whether the body is declared to be text in anything but UTF-8. */
+export const hasForeignCharset = (exchange: Exchange): boolean =>
+  /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
+
 /** The body by a schema. An empty one is `{}`. Throws unsupported_media_type, body_too_large, malformed_json, invalid_value. */
 export async function readJson(exchange: Exchange, schema: z.ZodType, limit: number): Promise<unknown> {
   return check(schema, (await readJsonText(exchange, limit)).value)
@@ -27,13 +31,31 @@ export async function readJson(exchange: Exchange, schema: z.ZodType, limit: num
 /** The same as it was sent, and what it says. */
 export async function readJsonText(exchange: Exchange, limit: number): Promise<{ text: string; value: unknown }> {
   if (!hasBody(exchange)) return nothing
-  const foreignCharset = /;\s*charset\s*=\s*(?!"?utf-?8\b)/i.test(header(exchange, 'content-type') ?? '')
-  if (!isJsonType(mediaType(exchange)) || foreignCharset) throw notJson('application/json')
+  if (!isJsonType(mediaType(exchange)) || hasForeignCharset(exchange)) throw notJson('application/json')
   const bytes = await readBody(exchange, limit)
   return bytes.length === 0 ? nothing : parseJson(bytes)
 }
 
 const nothing = { text: '{}', value: {} }
+
+/** Some clients always send a body, if only a line break or `{}`. */
+const emptyBytes = 4096
+
+/**
+ * For a call that takes no body: lets an empty one pass. Throws invalid_value for any other, without reading all of a long one, because
+ * whoever sends one means something by it. `parameters`: what the query may say instead.
+ */
+export async function refuseBody(exchange: Exchange, parameters: readonly string[]): Promise<void> {
+  const text = (await readBody(exchange, emptyBytes).catch(tooLongToBeEmpty))?.toString('latin1').trim()
+  releaseBody(exchange)
+  if (text === '' || (text !== undefined && /^\{\s*\}$/.test(text))) return
+  const instead = parameters.length > 0 ? `; its parameters go into the query: ${parameters.join(', ')}` : ''
+  throw invalid('', `must be empty: this call takes no body${instead}`)
+}
+
+function tooLongToBeEmpty(error: unknown): undefined {
+  if (!(error instanceof BrokerError && error.code === 'body_too_large')) throw error
+}
 
 export const notJson = (wanted: string): BrokerError =>
   new BrokerError('unsupported_media_type', `The body must be ${wanted}, in UTF-8.`)
@@ -62,7 +84,7 @@ const deepest = 6
 /** Throws invalid_value. */
 export function check<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
   checkMembers(value, '', 0)
-  const result = schema.safeParse(value)
+  const result = schema.safeParse(value, ownWords)
   if (result.success) return result.data
   throw refuse(fieldErrors(result.error, 'body'))
 }

@@ -1,20 +1,26 @@
 /** Ack, nack, extend and reject one lease, by its receipt. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { BrokerError, limits, type SettleAction, type Settled } from '../model/index.ts'
+import { BrokerError, invalid, limits, type SettleAction, type Settled } from '../model/index.ts'
 import { empty, json } from './answer.ts'
 import { type Call, type Endpoint, endpoint } from './endpoint.ts'
 import { durationParam, timeOut } from './fields.ts'
-import { jsonIn, jsonOf, problems, security } from './route.ts'
-import { lease, mayReceive, reason } from './settle.ts'
+import { jsonIn, jsonOf, objectOf, problems, security } from './route.ts'
+import { delay, lease, mayReceive, reason } from './settle.ts'
 
 const tags = ['leases']
 
 const receiptParam = z.object({ receipt: z.string().openapi({ description: 'Opaque; names exactly one delivery.' }) })
+
+/** What an ack cannot tell apart, because nothing is left of a message that is done. */
+const ackNotes =
+  'Acking again is no error. A lease that somebody else has taken over is `lease_lost`, as long as the message is there: once it is done (acked by the other, deleted or purged), nothing is left of it, and a receipt of an earlier lease is answered like a repeated ack. Nothing is changed by that.'
+
 const ackRoute = createRoute({
   method: 'delete',
   path: '/v1/leases/{receipt}',
   operationId: 'ack',
   summary: 'Ack: the message is done',
+  description: ackNotes,
   tags,
   security,
   request: { params: receiptParam },
@@ -33,7 +39,10 @@ const extendRoute = createRoute({
   summary: 'Extend the lease, from now',
   tags,
   security,
-  request: { params: receiptParam, body: jsonIn(z.strictObject({ lease }).openapi('Extension')) },
+  request: {
+    params: receiptParam,
+    body: jsonIn(objectOf({ lease }, 'must be an object with lease').openapi('Extension')),
+  },
   responses: {
     200: jsonOf(z.strictObject({ lease_expires_at: timeOut }).openapi('Extended'), 'Extended'),
     ...problems(401, 403, 409, 413, 415),
@@ -53,12 +62,20 @@ const nackRoute = createRoute({
   summary: 'Nack: hand the message out again, after the delay or the backoff of the queue',
   tags,
   security,
-  request: { params: receiptParam, query: z.strictObject({ delay: durationParam(limits.delayMs).optional() }) },
-  responses: { 204: { description: 'Nacked' }, ...problems(401, 403, 409) },
+  description: 'The delay is given in the query or in the body.',
+  request: {
+    params: receiptParam,
+    query: z.strictObject({ delay: durationParam(limits.delayMs).optional() }),
+    body: jsonIn(objectOf({ delay }, 'must be an object with delay').openapi('Nack')),
+  },
+  responses: { 204: { description: 'Nacked' }, ...problems(401, 403, 409, 413, 415) },
 })
 
 const nack = endpoint(nackRoute, 'key', async (call) => {
-  await settleOne(call, { action: 'nack', receipt: call.param('receipt'), delayMs: call.query.delay ?? null })
+  const { delay: inBody } = await call.json()
+  const { delay: inQuery } = call.query
+  if (inBody != null && inQuery !== undefined) throw invalid('/delay', 'is given in the query too: give one of them')
+  await settleOne(call, { action: 'nack', receipt: call.param('receipt'), delayMs: inQuery ?? inBody ?? null })
   return empty()
 })
 
@@ -69,7 +86,10 @@ const rejectRoute = createRoute({
   summary: 'Reject: straight to the dead letters',
   tags,
   security,
-  request: { params: receiptParam, body: jsonIn(z.strictObject({ reason }).openapi('Rejection')) },
+  request: {
+    params: receiptParam,
+    body: jsonIn(objectOf({ reason }, 'must be an object with reason').openapi('Rejection')),
+  },
   responses: { 204: { description: 'Rejected' }, ...problems(401, 403, 409, 413, 415) },
 })
 

@@ -61,6 +61,10 @@ export function headersOf(exchange: Exchange): Checked {
   )
 }
 
+/** Of the `Postern-Header-NAME` headers of a request. */
+export const messageHeaderNames = (exchange: Exchange): string[] =>
+  headersAfter(exchange, prefix).map(([name]) => prefix + name)
+
 /** The Idempotency-Key header, checked. */
 export function idempotencyKey(exchange: Exchange): string | null {
   const given = header(exchange, 'idempotency-key')

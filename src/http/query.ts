@@ -1,7 +1,7 @@
 /** Query strings, read so that nothing is guessed: a parameter that is unknown, repeated or not decodable is refused by name. */
 import { z } from '@hono/zod-openapi'
 import { BrokerError, type FieldError } from '../model/index.ts'
-import { fieldErrors, refuse } from './fields.ts'
+import { fieldErrors, ownWords, refuse } from './fields.ts'
 
 /** Values by name after decoding (`+` is a space). Throws malformed_request, or invalid_value for a repeated one. */
 export function splitQuery(search: string): Record<string, string> {
@@ -23,7 +23,7 @@ export function queryReader(schema: z.ZodType = z.strictObject({})): (search: st
   const withoutAny = schema.safeParse({})
   return (search) => {
     if (search === '' && withoutAny.success) return withoutAny.data
-    const result = schema.safeParse(splitQuery(search))
+    const result = schema.safeParse(splitQuery(search), ownWords)
     if (result.success) return result.data
     throw refuse(fieldErrors(result.error, 'query'))
   }

@@ -62,7 +62,8 @@ export const settingsIn = z
         description: 'Of a keyed queue: whether a key goes on after a dead letter, or waits until it is unblocked.',
       }),
       fair: flag.optional().openapi({
-        description: 'Of a fifo queue: keys take turns, so that one with many messages does not delay the others.',
+        description:
+          'Of a fifo queue: keys take turns of up to 32 messages. Of each key so many at most are ready at a time, and the next come in behind all that is ready by then, so a new message waits for at most 32 of each other key, however many that has; not counted are higher priorities and what is retried.',
       }),
     },
     { error: objectError('must be an object of settings') },

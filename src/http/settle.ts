@@ -15,7 +15,7 @@ import { type Call, type Endpoint, endpoint } from './endpoint.ts'
 import { duration, isWellFormed, refuse, timeOut } from './fields.ts'
 import { deliveryJson, deliveryOut } from './message_out.ts'
 import { checkWait, countParam, leaseParam, perKeyParam, retryHeaders, retryKeyOf, take, waitParam } from './receive.ts'
-import { jsonIn, jsonOf, problems, queueParam, security } from './route.ts'
+import { jsonIn, jsonOf, objectOf, problems, queueParam, security } from './route.ts'
 
 const mostReceipts = 1000
 
@@ -25,25 +25,28 @@ export const reason = z
   .max(1000, 'must be at most 1000 characters')
   .refine((text) => isWellFormed(text) && !text.includes('\u0000'), 'must be text without NUL')
   .nullish()
-const delay = duration(limits.delayMs).nullish()
+export const delay = duration(limits.delayMs).nullish()
 const receipt = z.string('must be a receipt')
 const listOf = <T extends z.ZodType>(item: T) => z.array(item, 'must be an array').optional()
 
-const settleIn = z
-  .strictObject({
+const settleIn = objectOf(
+  {
     ack: listOf(receipt),
-    nack: listOf(z.strictObject({ receipt, delay })),
-    extend: listOf(z.strictObject({ receipt, lease })),
-    reject: listOf(z.strictObject({ receipt, reason })),
-  })
-  .openapi('Settlement', { description: `At most ${mostReceipts} receipts in all.` })
+    nack: listOf(objectOf({ receipt, delay }, 'must be an object with receipt, and optionally delay')),
+    extend: listOf(objectOf({ receipt, lease }, 'must be an object with receipt and lease')),
+    reject: listOf(objectOf({ receipt, reason }, 'must be an object with receipt, and optionally reason')),
+  },
+  'must be an object with ack, nack, extend or reject',
+).openapi('Settlement', { description: `At most ${mostReceipts} receipts in all.` })
 
 const settleOut = z
   .strictObject({
     results: z.array(
       z.strictObject({
         receipt: z.string(),
-        outcome: z.enum(['acked', 'nacked', 'extended', 'rejected', 'lease_lost', 'invalid_receipt']),
+        outcome: z.enum(['acked', 'nacked', 'extended', 'rejected', 'lease_lost', 'invalid_receipt']).openapi({
+          description: 'An ack is also `acked` when nothing is left of the message, whoever was done with it.',
+        }),
         lease_expires_at: timeOut.optional().openapi({ description: 'Of an extended lease.' }),
       }),
     ),

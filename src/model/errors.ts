@@ -72,4 +72,4 @@ export class BrokerError extends Error {
 
 /** The 422 for one field. */
 export const invalid = (pointer: string, detail: string): BrokerError =>
-  new BrokerError('invalid_value', `${pointer}: ${detail}`, { errors: [{ pointer, detail }] })
+  new BrokerError('invalid_value', `${pointer || 'The body'}: ${detail}`, { errors: [{ pointer, detail }] })

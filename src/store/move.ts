@@ -7,11 +7,14 @@
 import type { DeathReason } from '../model/index.ts'
 import { bodyOf } from './log.ts'
 
-/** What a dead letter's headers tell about it in another queue than it died in: an object of jsonb, from SQL expressions. */
+/**
+ * What a dead letter's headers tell about it in another queue than it died in: an object of jsonb, from SQL expressions. The error is any
+ * text but control characters, as in a caller's own headers; edges send it as UTF-8.
+ */
 export const deathHeaders = (letter: { reason: string; queue: string; attempts: string; error: string; at: string }) =>
   `jsonb_strip_nulls(jsonb_build_object('postern-dead-reason', ${letter.reason}, 'postern-dead-queue', ${letter.queue},
       'postern-dead-attempts', ${letter.attempts}::text,
-      'postern-dead-error', regexp_replace(${letter.error}, '[^\\x20-\\x7e]', '?', 'g'),
+      'postern-dead-error', regexp_replace(${letter.error}, '[\\x01-\\x1f\\x7f-\\x9f]', '?', 'g'),
       'postern-died-at', to_char(${letter.at} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))`
 
 /** Takes away what deathHeaders has added. */

@@ -127,6 +127,9 @@ export async function listQueues(db: Database, afterName: string, limit: number)
   return rows.map(queueFrom)
 }
 
+/** What keeps a queue from being deleted. `letters`: its dead ones. */
+export type QueueContent = { messages: boolean; letters: boolean }
+
 /**
  * The lock on the row waits for sends and moves that hold it for key share; after it, each look is a fresh one, so a
  * send that was acknowledged is seen. What the queue held is swept up later: its id never comes again.
@@ -135,7 +138,7 @@ export async function deleteQueue(
   db: Database,
   name: string,
   force: boolean,
-): Promise<{ id: number; deleted: boolean } | null> {
+): Promise<{ id: number; deleted: boolean; holds: QueueContent } | null> {
   return await db.transaction(async (query) => {
     // Before the queue, as whoever binds it does.
     await query(
@@ -148,13 +151,14 @@ export async function deleteQueue(
       [name],
     )
     if (!queue) return null
-    const [content] = await query<{ filled: boolean }>(
+    const [holds = { messages: false, letters: false }] = await query<QueueContent>(
       `/* is anything in it */ select exists (select 1 from postern.messages where queue_id = $1::int and (lease_token <> 0 or expires_at > now()))
-        or exists (select 1 from postern.scheduled where queue_id = $1::int) or exists (select 1 from postern.dead where queue_id = $1::int)
-        or exists (select 1 from postern.waiting where queue_id = $1::int) as filled`,
+        or exists (select 1 from postern.scheduled where queue_id = $1::int)
+        or exists (select 1 from postern.waiting where queue_id = $1::int) as messages,
+        exists (select 1 from postern.dead where queue_id = $1::int) as letters`,
       [queue.id],
     )
-    if (content?.filled && !force) return { id: queue.id, deleted: false }
+    if ((holds.messages || holds.letters) && !force) return { id: queue.id, deleted: false, holds }
     await query(
       '/* forget as dead-letter queue */ update postern.queues set dead_letter_queue_id = null where dead_letter_queue_id = $1::int',
       [queue.id],
@@ -173,7 +177,7 @@ export async function deleteQueue(
       `/* delete queue */ with b as (delete from postern.blocked_keys where queue_id = $1::int) delete from postern.queues where id = $1::int`,
       [queue.id],
     )
-    return { id: queue.id, deleted: true }
+    return { id: queue.id, deleted: true, holds }
   })
 }
 

@@ -96,6 +96,8 @@ export type RouteRow = {
   subscription: boolean
   queue: string
   queueId: number
+  /** The order of the queue, which is fixed. */
+  lifo: boolean
   pattern: string
   filter: Filter | null
 }
@@ -108,6 +110,7 @@ type JoinedRow = TopicRow & {
     subscription: boolean
     queue: string
     queue_id: number
+    lifo: boolean
     pattern: string
     filter: Filter | null
   }[]
@@ -116,7 +119,7 @@ type JoinedRow = TopicRow & {
 /** All that a publish needs to know of a topic, as of one moment. Primary keys, `subscriptions_topic`. */
 const routesText = `/* routes */
 select t.*, coalesce((select jsonb_agg(jsonb_build_object('name', r.name, 'subscription', r.subscription, 'queue', q.name, 'queue_id', r.queue_id,
-    'pattern', r.pattern, 'filter', r.filter) order by r.subscription, r.name)
+    'lifo', q."order" = 'lifo', 'pattern', r.pattern, 'filter', r.filter) order by r.subscription, r.name)
   from (
     select name, false as subscription, queue_id, pattern, filter from postern.bindings where topic_id = t.id
     union all select name, true, queue_id, pattern, filter from postern.subscriptions where topic_id = t.id) r

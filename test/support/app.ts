@@ -119,6 +119,11 @@ async function holdAgainstRoute(answer: Response, line: Record<string, unknown>)
   expect(JSON.stringify(line)).not.toContain(rootKey)
   const method = line.method === 'HEAD' ? 'get' : String(line.method).toLowerCase()
   const route = endpoints.find((one) => one.route.path === line.route && one.route.method === method)?.route
+  // The validator's own words say nothing to a caller.
+  if (answer.status === 422)
+    expect(await answer.clone().text()).not.toMatch(
+      /Invalid (input|option|string|key|element)|, received |Unrecognized key|Too (big|small)/,
+    )
   if (!route) return
   const declared: unknown = route.responses[answer.status]
   expect(declared, `${method} ${route.path} declares ${answer.status}`).toBeDefined()
