@@ -31,6 +31,7 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
       cluster.subscriptionsFree()
     },
     owned: () => store.ownedBy(db, gateway),
+    ownedElsewhere: (subscriptions) => store.ownedByOthers(db, gateway, subscriptions),
     async load(subscriptions) {
       const found = await store.subscriptionsByNumber(db, subscriptions)
       for (const { queueId } of found) forget(queueId)

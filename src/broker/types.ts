@@ -194,6 +194,8 @@ export type Desk = {
   retire(): Promise<void>
   /** Versions by number. */
   owned(): Promise<Map<number, number>>
+  /** Those of them that another gateway owns. */
+  ownedElsewhere(subscriptions: readonly number[]): Promise<Set<number>>
   load(subscriptions: readonly number[]): Promise<Assignment[]>
   find(id: string): Promise<Assignment>
   /** Returns for how long it has been failing, by Postgres's clock. */

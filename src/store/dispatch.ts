@@ -72,6 +72,15 @@ export async function ownedBy(db: Database, gateway: string): Promise<Map<number
   return new Map(rows.map((row) => [row.id, row.version]))
 }
 
+/** Which of these another gateway owns. Primary key. */
+export async function ownedByOthers(db: Database, gateway: string, ids: readonly number[]): Promise<Set<number>> {
+  const rows = await db.hot<{ id: number }>(
+    '/* owned by others */ select id from postern.subscriptions where id = any ($2::int[]) and owner <> $1',
+    [gateway, numbers(ids)],
+  )
+  return new Set(rows.map((row) => row.id))
+}
+
 /** Fenced: only the owner's word counts. Durations are from now, by Postgres's clock. */
 export async function recordHealth(
   db: Database,
