@@ -209,8 +209,11 @@ export type Desk = {
   recordAttempts(attempts: readonly AttemptReport[]): Promise<void>
   /** Its id; null: the subscription is gone. */
   recordAttempt(attempt: AttemptReport): Promise<string | null>
-  /** `changed`: this subscription is not as it was. `free`: some subscription has no gateway. One listener. */
-  listen(on: { changed(subscription: number): void; free(): void }): void
+  /**
+   * `changed`: this subscription is not as it was. `free`: some subscription has no gateway. `queueChanged`: a queue's settings are
+   * others, or some of its messages are gone; said here before whoever changed it has an answer. One listener.
+   */
+  listen(on: { changed(subscription: number): void; free(): void; queueChanged(queueId: number): void }): void
 }
 
 export type AttemptReport = NewAttempt

@@ -139,6 +139,14 @@ export function startRoster(options: Options): Roster {
       beating.nudge()
     },
     free: () => beating.nudge(),
+    queueChanged(queueId) {
+      for (const worker of workers.values())
+        if (worker.queueId === queueId) {
+          worker.queueChanged()
+          // Its queue's limit of attempts is part of the assignment; that may wait for the next beat.
+          changed.add(worker.number)
+        }
+    },
   })
 
   return {
