@@ -125,6 +125,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       if (!next) break
       void deliver(next, nowMs)
     }
+    // What would wait for too long.
+    if (isFull(nowMs)) giveBackSome(waiting.splice(ahead.kept(limitAt(nowMs))))
     const wanted = wantedAt(nowMs)
     if (wanted > 0 && !receiving) void take(wanted)
     const pausedMs = pauseMs(nowMs)
@@ -139,12 +141,11 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   const stallMs = (nowMs: number): number =>
     isFull(nowMs) && (waiting.length > 0 || receiving) ? ahead.stallMs(nowMs) : Number.POSITIVE_INFINITY
 
-  /** What would wait here for too long goes back, and in the end what has. */
+  /** What has waited here for too long goes back. */
   function returnStale(nowMs: number): void {
     // In the order of coming: how many at the beginning are too old.
     const fresh = deps.alive() ? waiting.findIndex(({ sinceMs }) => nowMs - sinceMs < staleMs) : -1
     giveBackSome(waiting.splice(0, fresh === -1 ? waiting.length : fresh))
-    if (isFull(nowMs)) giveBackSome(waiting.splice(ahead.kept(limitAt(nowMs))))
   }
 
   function giveBackSome(some: readonly Waiting[]): void {
