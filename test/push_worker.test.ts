@@ -13,7 +13,7 @@ const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms)
 const assignmentOf = (more: Partial<Assignment>): Assignment => ({
   ...defaultSubscription,
   ...{ url: 'http://127.0.0.1/', id: 'sub_1', number: 1, queueId: 7, queue: 'q', source: { queue: 'q' } },
-  ...{ version: 1, queueMaxAttempts: 10, ackFrees: false, disabled: null, secrets: [] },
+  ...{ version: 1, queueMaxAttempts: 10, ackFrees: false, disabled: null, secrets: [], calledMs: null },
   health: { circuit: 'closed', failures: 0, failingSince: null, heldUntil: null },
   ...{ createdAt: new Date(0), updatedAt: new Date(0), ...more },
 })

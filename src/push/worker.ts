@@ -76,7 +76,8 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   let assignment = first
   let circuit: Circuit = inheritedCircuit(first)
   let heldUntilMs = heldBy(first)
-  let rate = paceOf(first)
+  let calledAtMs = calledBy(first)
+  let rate = paceOf(first, calledAtMs)
   const waiting: Waiting[] = []
   let underWay = 0
   const ahead = createAhead()
@@ -212,6 +213,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     underWay++
     ahead.begun(nowMs)
     rate?.take(nowMs)
+    calledAtMs = nowMs
     const at = new Date(wallMs())
     const span = deps.tracing && spanOf(deps.tracing, of, delivery)
     const traced = span ? { ...delivery, headers: { ...delivery.headers, ...span.context } } : delivery
@@ -325,7 +327,10 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
         heldUntilMs = 0
         failing = changed.health.failingSince !== null
       }
-      if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) rate = paceOf(changed)
+      if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) {
+        calledAtMs = Math.max(calledAtMs, calledBy(changed))
+        rate = paceOf(changed, calledAtMs)
+      }
       // Leased, and asked for, as it was before: it takes its place anew.
       giveBack()
       pump()
@@ -346,7 +351,16 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
 /** Of a message that has had none. */
 const attemptsLeft = (of: Assignment): number => Math.min(attemptsOf(of), of.queueMaxAttempts)
 
-const paceOf = ({ rate }: Assignment): Pace | null => rate && pace(rate.count, rate.perMs, monotonicMs())
+const paceOf = ({ rate }: Assignment, lastMs: number): Pace | null => rate && pace(rate.count, rate.perMs, lastMs)
+
+/**
+ * When the endpoint was called last, by this process's clock; one that never was may be called at once. A gateway that hands over has
+ * written the log before. One that is killed may have left out what it had under way, and what ended in its last 25 ms (`gather.ts`):
+ * its successor begins no sooner than some four seconds later, so an interval up to that is kept all the same; of a longer one the
+ * calls under way may then be followed too soon, once.
+ */
+const calledBy = ({ calledMs }: Assignment): number =>
+  calledMs === null ? Number.NEGATIVE_INFINITY : monotonicMs() - calledMs
 
 /** Until when nothing is to be sent, by this process's clock, as another gateway left it; 0: now. */
 function heldBy({ health }: Assignment): number {
