@@ -63,6 +63,28 @@ test('a new subscription calls at once; after a restart or enabling the interval
   expect(sink.hits).toHaveLength(2)
 }, 30_000)
 
+test('who inherits from a gateway that was killed waits one interval, for nobody knows what it had under way', async () => {
+  const { id, number } = await subscribed('crashed')
+  await push.stop(500)
+  await bench.db.sql`insert into postern.gateways (id, alive_until) values ('dead', now() - interval '1 second')`
+  await bench.db.sql`update postern.subscriptions set owner = case when name = ${id} then 'dead' end`
+  const { taken, inherited } = await broker.desk.claim(5_000, true)
+  expect(taken).toContain(number)
+  expect(inherited).toEqual([number])
+  await broker.desk.retire()
+  await bench.db.sql`update postern.subscriptions set owner = 'dead' where name = ${id}`
+  const before = sink.hits.length
+  await send(broker, 'crashed', 'x')
+  push = started()
+  await eventually(() => push.webhooks().some(({ subscription }) => subscription === id), 15_000)
+  // The next gateway, which is handed over to, finds that nobody has called at all.
+  expect(sink.hits).toHaveLength(before)
+  await push.stop(500)
+  expect(sink.hits).toHaveLength(before)
+  push = started()
+  await eventually(() => sink.hits.length === before + 1)
+}, 40_000)
+
 test('the last call is the last to begin, not to end, and no test', async () => {
   const { number, calledMs } = await subscribed('order')
   const logged = (agoS: number, message: number) =>

@@ -185,8 +185,8 @@ export type Assignment = StoredSubscription
  */
 export type Desk = {
   /** A heartbeat: owned subscriptions stay owned for `aliveMs`; free ones are taken up to a
-   * fair share, those of dead gateways only with `takeOver`. `excess`: held beyond that share. */
-  claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; excess: number }>
+   * fair share, those of dead gateways (`inherited`) only with `takeOver`. `excess`: held beyond that share. */
+  claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; inherited: number[]; excess: number }>
   /** A heartbeat of a gateway that is leaving: it keeps what it has not released yet, and has no share any more. */
   keep(aliveMs: number): Promise<void>
   release(subscriptions: readonly number[]): Promise<void>

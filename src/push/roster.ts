@@ -29,6 +29,8 @@ export function startRoster(options: Options): Roster {
   /** Being stopped; owned until that is over, unless it was taken away. */
   const leaving = new Map<number, Leaving>()
   const changed = new Set<number>()
+  /** From gateways that have died; what these had under way no log tells. */
+  const inherited = new Set<number>()
   let aliveUntilMs = Number.NEGATIVE_INFINITY
   let aliveSinceMs = 0
   let stopping = false
@@ -79,7 +81,9 @@ export function startRoster(options: Options): Roster {
     for (const assignment of await desk.load(wanted)) {
       if (stopping) return
       if (assignment.disabled !== null || workers.has(assignment.number)) continue
-      workers.set(assignment.number, createWorker(assignment, deps))
+      // As if it had called until now.
+      const calledMs = inherited.delete(assignment.number) ? 0 : assignment.calledMs
+      workers.set(assignment.number, createWorker({ ...assignment, calledMs }, deps))
     }
   }
 
@@ -118,7 +122,9 @@ export function startRoster(options: Options): Roster {
     const sentMs = monotonicMs()
     const lapsed = sentMs > aliveUntilMs
     if (lapsed) aliveSinceMs = sentMs
-    const { taken, excess } = await desk.claim(aliveMs, sentMs - aliveSinceMs > patienceMs)
+    const claimed = await desk.claim(aliveMs, sentMs - aliveSinceMs > patienceMs)
+    const { taken, excess } = claimed
+    for (const number of claimed.inherited) inherited.add(number)
     aliveUntilMs = sentMs + aliveMs
     if (taken.length > 0) await employ(taken)
     if (lapsed || sentMs - reconciledMs > reconcileMs) await reconcile()

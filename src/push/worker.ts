@@ -355,9 +355,9 @@ const paceOf = ({ rate }: Assignment, lastMs: number): Pace | null => rate && pa
 
 /**
  * When the endpoint was called last, by this process's clock; one that never was may be called at once. A gateway that hands over has
- * written the log before. One that is killed may have left out what it had under way, and what ended in its last 25 ms (`gather.ts`):
- * its successor begins no sooner than some four seconds later, so an interval up to that is kept all the same; of a longer one the
- * calls under way may then be followed too soon, once.
+ * written the log before. One that was killed has left out what it had under way, and what ended in its last 25 ms (`gather.ts`), so its
+ * successor waits one whole interval from its own beginning (`roster.ts`): a slow rate is late by that after a crash, not
+ * exceeded; unless that one hands over again before the interval is over, when only the log is left to go by.
  */
 const calledBy = ({ calledMs }: Assignment): number =>
   calledMs === null ? Number.NEGATIVE_INFINITY : monotonicMs() - calledMs
