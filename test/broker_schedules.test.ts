@@ -232,13 +232,25 @@ describe('fires that nobody was there for', () => {
   test('once sends one for all', async () => {
     await a.admin.putQueue('onces', {})
     await put('onces', '@every 10m', { queue: 'onces' }, { misfire: 'once' })
-    await overdue('onces', 24 * 3_600_000 + 1)
+    await overdue('onces', 24 * 3_600_000 + 300_000)
     await eventually(async () => (await arrived('onces')).length > 0)
     const { nextFireAt, lastFire } = await a.admin.getSchedule('onces')
     expect(await arrived('onces')).toEqual([lastFire?.at.toISOString()])
     const stepMs = (nextFireAt?.getTime() ?? 0) - (lastFire?.at.getTime() ?? 0)
     expect(stepMs % 600_000).toBe(0)
     expect(stepMs).toBe(24 * 3_600_000 + 600_000)
+  })
+
+  test('once sends one for those older than a minute, then each of the last minute', async () => {
+    await a.admin.putQueue('onces-then', {})
+    await put('onces-then', '@every 20s', { queue: 'onces-then' }, { misfire: 'once' })
+    await overdue('onces-then', 3_600_000 + 5_000)
+    const times = await eventually(async () => {
+      const some = seconds(await arrived('onces-then'))
+      return some.length >= 4 && some
+    })
+    const [first = 0] = times
+    expect(times.slice(0, 4).map((each) => Math.round(each - first))).toEqual([0, 3560, 3580, 3600])
   })
 
   test('one that is late by less than a minute happens, each of them once', async () => {

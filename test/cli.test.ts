@@ -208,7 +208,7 @@ describe('subscriptions', () => {
     ])
     expect(list).toMatch(new RegExp(`^${id} +crm2 +topic users +${sink.url} +enabled +closed +0 +0 +0 +0$`, 'm'))
     expect(show).toMatch(/^retry +\{"schedule":\["1s","2m"\]\}$/m)
-    expect(attempts).toMatch(/ msg_test\S* +0 +succeeded +200 +\d+ +- +-$/m)
+    expect(attempts).toMatch(/ msg_test_\S+ +1 +succeeded +200 +\d+ +- +-$/m)
     expect(shown).toBe(`${secret}\n`)
     expect(replayed).toEqual({ replayed: 0 })
 

@@ -319,11 +319,36 @@ describe('a fire that comes late', () => {
     expect(verdict('@every 7m', 'skip', hour)).toEqual({ fires: false, nextMs: due + 63 * minute })
   })
 
-  test('once sends one for all up to now; @every stays in step', () => {
-    expect(verdict('0 12 * * *', 'once', 3 * day)).toEqual({ fires: true, nextMs: due + 4 * day })
-    expect(verdict('* * * * *', 'once', hour + 20_000)).toEqual({ fires: true, nextMs: due + hour + minute })
+  test('once sends one for all that are later, then those of the last minute; @every stays in step', () => {
+    expect(verdict('0 12 * * *', 'once', 3 * day)).toEqual({ fires: true, nextMs: due + 3 * day })
+    expect(verdict('0 12 * * *', 'once', 3 * day + minute + 1)).toEqual({ fires: true, nextMs: due + 4 * day })
+    expect(verdict('* * * * *', 'once', hour + 20_000)).toEqual({ fires: true, nextMs: due + hour })
     expect(verdict('@every 7m', 'once', hour)).toEqual({ fires: true, nextMs: due + 63 * minute })
-    expect(verdict('@every 7m', 'once', 63 * minute)).toEqual({ fires: true, nextMs: due + 70 * minute })
+    expect(verdict('@every 7m', 'once', 63 * minute)).toEqual({ fires: true, nextMs: due + 63 * minute })
+  })
+
+  test('once sends whatever skip sends, and one more when any was missed', () => {
+    // No time passes while a gateway catches up.
+    const sentFor = (text: string, misfire: 'skip' | 'once', lateMs: number): number[] => {
+      const sent: number[] = []
+      for (let dueMs: number | null = due; dueMs !== null && dueMs <= due + lateMs; ) {
+        const { fires, nextMs } = fireVerdict({ cron: cronOf(text), timezone: 'UTC', misfire }, dueMs, due + lateMs)
+        if (fires) sent.push(dueMs)
+        dueMs = nextMs
+      }
+      return sent
+    }
+    fc.assert(
+      fc.property(
+        fc.constantFrom('@every 1s', '@every 7s', '@every 50s', '@every 2m', '*/10 * * * * *', '* * * * *'),
+        fc.integer({ min: 0, max: 2 * hour }),
+        (text, lateMs) => {
+          const some = sentFor(text, 'skip', lateMs)
+          expect(some).toEqual(some.filter((ms) => ms >= due + lateMs - minute))
+          expect(sentFor(text, 'once', lateMs)).toEqual(lateMs > minute ? [due, ...some] : some)
+        },
+      ),
+    )
   })
 })
 

@@ -119,6 +119,17 @@ describe('what is done with one', () => {
     await without.stop()
   })
 
+  test('five secrets sign at most', async () => {
+    const { id } = await subscription({ pattern: 'rotated' })
+    const rotated: string[] = []
+    for (let n = 0; n < 6; n++) rotated.push(String((await read(await act(id, 'rotate_secret'))).secret))
+    const { secret, previous } = (await read(await app.request(`${path}/${id}/secret`))) as {
+      secret: string
+      previous: Fields[]
+    }
+    expect([secret, ...previous.map((each) => each.secret)]).toEqual(rotated.slice(1).reverse())
+  })
+
   test('a rotated secret signs on until its grace is over', async () => {
     const { id, secret: first } = await subscription()
     const secrets = async () => read(await app.request(`${path}/${id}/secret`))

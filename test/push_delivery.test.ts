@@ -231,6 +231,21 @@ describe('an endpoint', () => {
     expect(await push.test(subscription.id)).toMatchObject({ outcome: 'succeeded', status: 200 })
     expect(JSON.parse(sink.bodies()[0] ?? '')).toMatchObject({ type: 'postern.test' })
   })
+
+  test('finds the entry of a test in the log under what it was told', async () => {
+    const sink = await sinkOf()
+    const { subscription } = await onQueue(sink)
+    const tested = await push.test(subscription.id)
+    const told = sink.hits[0]?.headers ?? {}
+    expect(tested).toMatchObject({ messageId: told['webhook-id'], attempt: Number(told['postern-attempt']) })
+    expect(told['webhook-id']).toMatch(/^msg_test_/)
+    const { id, messageId, attempt } = tested
+    expect(await attemptsOf(subscription.id)).toMatchObject([{ id, messageId, attempt }])
+    // It is no message.
+    await expect(broker.admin.getMessage(subscription.queue, messageId)).rejects.toMatchObject({
+      code: 'message_not_found',
+    })
+  })
 })
 
 describe('a rate', () => {

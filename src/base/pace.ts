@@ -13,12 +13,13 @@ export type Pace = {
 const slackMs = 20
 
 /**
- * `count` in `perMs` from `nowMs` on, the first after one interval: whoever goes on where another left off cannot exceed the rate.
+ * `count` in `perMs`, the first one interval after `lastMs`, at which the last one went: whoever goes on where another left off cannot
+ * exceed the rate.
  * The generic cell rate algorithm (ITU-T I.371) with hardly any burst.
  */
-export function pace(count: number, perMs: number, nowMs: number): Pace {
+export function pace(count: number, perMs: number, lastMs: number): Pace {
   const intervalMs = perMs / count
-  let nextMs = nowMs + intervalMs
+  let nextMs = lastMs + intervalMs
   const dueMs = (now: number): number => Math.max(nextMs, now - slackMs)
   return {
     waitMs: (now) => Math.max(0, nextMs - now),

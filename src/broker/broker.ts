@@ -185,6 +185,7 @@ export function createBroker(options: BrokerOptions): Broker {
 
   /** A queue that another gateway has changed, resumed or deleted. */
   async function recheck(queueId: number): Promise<void> {
+    parts.queueChanged(queueId)
     queues.forget(queueId)
     // While it was paused its lanes seemed empty.
     marks.forget(queueId)
@@ -203,6 +204,7 @@ export function createBroker(options: BrokerOptions): Broker {
   const queueChangedHere = (queueId: number): void => {
     marks.forget(queueId)
     counted.forget(queueId)
+    parts.queueChanged(queueId)
     receiver.ring(queueId)
     cluster.queueChanged(queueId)
   }

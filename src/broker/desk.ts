@@ -12,7 +12,7 @@ type Options = {
   forget(queueId: number): void
 }
 
-export type DeskParts = { desk: Desk; changed(subscription: number): void; free(): void }
+export type DeskParts = { desk: Desk } & Parameters<Desk['listen']>[0]
 
 export function createDesk({ db, cluster, forget }: Options): DeskParts {
   const { gateway } = cluster
@@ -31,6 +31,7 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
       cluster.subscriptionsFree()
     },
     owned: () => store.ownedBy(db, gateway),
+    ownedElsewhere: (subscriptions) => store.ownedByOthers(db, gateway, subscriptions),
     async load(subscriptions) {
       const found = await store.subscriptionsByNumber(db, subscriptions)
       for (const { queueId } of found) forget(queueId)
@@ -60,5 +61,6 @@ export function createDesk({ db, cluster, forget }: Options): DeskParts {
     desk,
     changed: (subscription) => listener?.changed(subscription),
     free: () => listener?.free(),
+    queueChanged: (queueId) => listener?.queueChanged(queueId),
   }
 }

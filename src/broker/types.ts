@@ -185,8 +185,8 @@ export type Assignment = StoredSubscription
  */
 export type Desk = {
   /** A heartbeat: owned subscriptions stay owned for `aliveMs`; free ones are taken up to a
-   * fair share, those of dead gateways only with `takeOver`. `excess`: held beyond that share. */
-  claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; excess: number }>
+   * fair share, those of dead gateways (`inherited`) only with `takeOver`. `excess`: held beyond that share. */
+  claim(aliveMs: number, takeOver: boolean): Promise<{ taken: number[]; inherited: number[]; excess: number }>
   /** A heartbeat of a gateway that is leaving: it keeps what it has not released yet, and has no share any more. */
   keep(aliveMs: number): Promise<void>
   release(subscriptions: readonly number[]): Promise<void>
@@ -194,6 +194,8 @@ export type Desk = {
   retire(): Promise<void>
   /** Versions by number. */
   owned(): Promise<Map<number, number>>
+  /** Those of them that another gateway owns. */
+  ownedElsewhere(subscriptions: readonly number[]): Promise<Set<number>>
   load(subscriptions: readonly number[]): Promise<Assignment[]>
   find(id: string): Promise<Assignment>
   /** Returns for how long it has been failing, by Postgres's clock. */
@@ -207,8 +209,11 @@ export type Desk = {
   recordAttempts(attempts: readonly AttemptReport[]): Promise<void>
   /** Its id; null: the subscription is gone. */
   recordAttempt(attempt: AttemptReport): Promise<string | null>
-  /** `changed`: this subscription is not as it was. `free`: some subscription has no gateway. One listener. */
-  listen(on: { changed(subscription: number): void; free(): void }): void
+  /**
+   * `changed`: this subscription is not as it was. `free`: some subscription has no gateway. `queueChanged`: a queue's settings are
+   * others, or some of its messages are gone; said here before whoever changed it has an answer. One listener.
+   */
+  listen(on: { changed(subscription: number): void; free(): void; queueChanged(queueId: number): void }): void
 }
 
 export type AttemptReport = NewAttempt

@@ -49,7 +49,9 @@ const attemptOut = z
   .strictObject({
     id: z.string(),
     message_id: z.string(),
-    attempt: z.int().openapi({ description: 'Which delivery of the message, from 1; 0 for a test.' }),
+    attempt: z
+      .int()
+      .openapi({ description: 'Which delivery of the message, from 1: the `postern-attempt` that the endpoint got.' }),
     at: timeOut,
     outcome: z.enum(['succeeded', 'failed']),
     status: z.int().nullable().openapi({ description: 'The HTTP status; null when no answer came.' }),
@@ -87,6 +89,8 @@ const rotateRoute = createRoute({
   path: '/v1/subscriptions/{id}/rotate_secret',
   operationId: 'rotateSecret',
   summary: 'Sign with a new secret; those before it sign beside it until the grace is over',
+  description:
+    'At most five secrets sign at once, the new one among them: a rotation that would make them more ends the oldest at once, whatever its grace.',
   tags,
   security,
   request: {

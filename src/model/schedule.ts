@@ -38,17 +38,18 @@ export type Schedule = ScheduleSettings & {
 export const lateFireMs = 60_000
 
 /**
- * What to do at `nowMs` with the fire that was due at `dueMs`, and when the next is due (perhaps long since; null: never). `once` sends one
- * message for all that was missed up to now; `skip` goes on with the first fire that is not too late.
+ * What to do at `nowMs` with the fire that was due at `dueMs`, and when the next is due (perhaps long since; null: never). Of fires that
+ * were missed `once` sends the first, which stands for all, and `skip` none; both go on with the first that is not too late.
  */
 export function fireVerdict(
   { cron, timezone, misfire }: { cron: Cron; timezone: string; misfire: Misfire },
   dueMs: number,
   nowMs: number,
 ): { fires: boolean; nextMs: number | null } {
-  if (nowMs - dueMs <= lateFireMs) return { fires: true, nextMs: nextInStep(cron, timezone, dueMs, dueMs) }
-  if (misfire === 'once') return { fires: true, nextMs: nextInStep(cron, timezone, dueMs, nowMs) }
-  return { fires: false, nextMs: nextInStep(cron, timezone, dueMs, nowMs - lateFireMs) }
+  const missed = nowMs - dueMs > lateFireMs
+  // The last minute's are not among those that one stands for.
+  const nextMs = nextInStep(cron, timezone, dueMs, missed ? nowMs - lateFireMs : dueMs)
+  return { fires: !missed || misfire === 'once', nextMs }
 }
 
 /** When a schedule that is put or resumed at `nowMs` fires next. What is put unchanged keeps its step, however often it is put. */

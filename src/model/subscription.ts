@@ -63,7 +63,7 @@ export type Subscription = SubscriptionSettings & {
 /** A live signing secret. The newest has no end; the ones before it end when their grace is over. */
 export type SigningSecret = { secret: string; createdAt: Date; expiresAt: Date | null }
 
-/** Stands for the message of a test. */
+/** How the id of a test's made-up message begins, so that it is no message's. */
 export const testMessageId = 'msg_test'
 
 /** One HTTP call. */

@@ -8,8 +8,10 @@ import ipaddr from 'ipaddr.js'
 
 type Network = ReturnType<typeof ipaddr.parseCIDR>
 
-/** Special-purpose blocks that `ipaddr.js` calls unicast. */
-const refused4: Network[] = ['192.88.99.0/24', '198.18.0.0/15', '192.0.0.0/24'].map((text) => ipaddr.parseCIDR(text))
+/** Special-purpose blocks that `ipaddr.js` calls unicast; and Azure's WireServer, a public address that gives a machine its secrets. */
+const refused4: Network[] = ['192.88.99.0/24', '198.18.0.0/15', '192.0.0.0/24', '168.63.129.16/32'].map((text) =>
+  ipaddr.parseCIDR(text),
+)
 /** All global unicast addresses are in 2000::/3 (RFC 4291, 2.4); not those that carry an IPv4 address, or are for documents. */
 const global6 = ipaddr.parseCIDR('2000::/3')
 const refused6: Network[] = ['2001::/23', '2001:db8::/32', '2002::/16', '3fff::/20'].map((text) =>

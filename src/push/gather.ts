@@ -8,7 +8,7 @@ export type Gathered = {
   settle(action: SettleAction, patient: boolean): Promise<void>
   /** Does not wait. What the database does not take is logged and dropped: the log of attempts is no ledger. */
   record(attempt: AttemptReport): void
-  /** Writes what is still here. */
+  /** Writes what is here now; what comes meanwhile need not be waited for. */
   flush(): Promise<void>
 }
 
@@ -27,6 +27,9 @@ const anyQueue = { queue: null, may: () => true }
 
 export function createGathered({ broker, log }: Options): Gathered {
   const waiting: AttemptReport[] = []
+  let recorded = 0
+  /** Or dropped. */
+  let written = 0
   let timer: Timer | undefined
   let writing: Promise<void> | undefined
 
@@ -51,8 +54,9 @@ export function createGathered({ broker, log }: Options): Gathered {
   const settleSoon = settling({ beside: patience, patient: true })
 
   function record(attempt: AttemptReport): void {
-    if (waiting.length >= mostWaiting) waiting.shift()
+    if (waiting.length >= mostWaiting && waiting.shift()) written++
     waiting.push(attempt)
+    recorded++
     writeSoon()
   }
 
@@ -77,13 +81,15 @@ export function createGathered({ broker, log }: Options): Gathered {
     await broker.desk
       .recordAttempts(some)
       .catch((error: unknown) => log('recording attempts failed', { attempts: some.length, error }))
+    written += some.length
   }
 
   return {
     settle: async (action, patient) => void (await (patient ? settleSoon(action) : settleNow(action))),
     record,
     async flush() {
-      while (writing || waiting.length > 0) {
+      const all = recorded
+      while (written < all) {
         if (!writing) write()
         await writing
       }

@@ -3,9 +3,9 @@ import { monotonicMs, randomToken, wallMs } from '../base/index.ts'
 import type { Assignment, Broker } from '../broker/index.ts'
 import { type Attempt, type Delivery, type Observe, type Tracing, testMessageId, verdictOf } from '../model/index.ts'
 import { addressPolicy } from './address.ts'
+import { requestFor } from './request.ts'
 import { type Roster, startRoster } from './roster.ts'
 import { createSender, type SendResult } from './sender.ts'
-import { requestFor } from './worker.ts'
 
 export { parseAllowPrivate } from './address.ts'
 export { webhookRequest } from './request.ts'
@@ -45,7 +45,7 @@ export function createPush({ broker, allowPrivate, version, observe, tracing, lo
     const { headers, body } = requestFor(assignment, delivery, at.getTime(), version)
     const { url, timeoutMs } = assignment
     const result = await sender.send({ url, headers, body, timeoutMs, signal: new AbortController().signal })
-    const attempt = attemptFrom(assignment, at, headers, result)
+    const attempt = attemptFrom(assignment, delivery, at, headers, result)
     // That it cannot be recorded does not undo it.
     const recorded = broker.desk.recordAttempt({ ...attempt, subscription: assignment.number })
     const attemptId = await recorded.catch((error: unknown) => {
@@ -73,7 +73,7 @@ export function createPush({ broker, allowPrivate, version, observe, tracing, lo
 function testMessage({ id, source }: Assignment, at: Date): Delivery {
   const data = { subscription: id, ...('topic' in source ? { topic: source.topic } : { queue: source.queue }) }
   return {
-    id: `msg_test_${randomToken().toString(36)}`,
+    id: `${testMessageId}_${randomToken().toString(36)}`,
     receipt: '',
     body: Buffer.from(JSON.stringify({ type: 'postern.test', timestamp: at.toISOString(), data })),
     contentType: 'application/json',
@@ -88,15 +88,16 @@ function testMessage({ id, source }: Assignment, at: Date): Delivery {
 
 function attemptFrom(
   { retry }: Assignment,
+  { id: messageId, attempt }: Delivery,
   at: Date,
   requestHeaders: Record<string, string>,
   { outcome, durationMs, responseHeaders, responseBody }: SendResult,
 ): Attempt {
-  const verdict = verdictOf(outcome, { attempt: 1, maxAttempts: 2, retry, nowMs: at.getTime(), random: 0 })
+  const verdict = verdictOf(outcome, { attempt, maxAttempts: 2, retry, nowMs: at.getTime(), random: 0 })
   return {
     id: 'att_test',
-    messageId: testMessageId,
-    attempt: 0,
+    messageId,
+    attempt,
     at,
     outcome: verdict.action === 'settle' ? 'succeeded' : 'failed',
     status: outcome.kind === 'answer' ? outcome.status : null,

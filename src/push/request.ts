@@ -1,6 +1,7 @@
 /** What goes over the wire: a message as a webhook request, in one of three formats, signed. */
 import { isUtf8 } from 'node:buffer'
 import { setOwn } from '../base/index.ts'
+import type { Assignment } from '../broker/index.ts'
 import {
   configuredHeaderError,
   type Delivery,
@@ -43,6 +44,18 @@ export function webhookRequest(message: WebhookMessage, target: WebhookTarget, f
   all['postern-attempt'] = String(facts.attempt)
   all['postern-subscription'] = target.id
   return { headers: all, body }
+}
+
+/** By whoever delivers: signed with the secrets that are live now. */
+export function requestFor(
+  assignment: Assignment,
+  delivery: Delivery,
+  nowMs: number,
+  version: string,
+): { headers: Record<string, string>; body: Buffer } {
+  const live = assignment.secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs)
+  const secrets = live.map((each) => each.secret)
+  return webhookRequest(delivery, assignment, { secrets, nowMs, attempt: delivery.attempt, version })
 }
 
 /**

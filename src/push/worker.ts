@@ -14,25 +14,29 @@ import {
   type Delivery,
   inherited,
   type Observe,
-  parseTraceparent,
   permits,
   type SettleAction,
   type Tracing,
   type Verdict,
   verdictOf,
 } from '../model/index.ts'
+import { createAhead } from './ahead.ts'
 import type { Gathered } from './gather.ts'
 import { createReporter } from './reporter.ts'
-import { webhookRequest } from './request.ts'
+import { requestFor } from './request.ts'
 import type { Sender, SendResult } from './sender.ts'
 import { endSpan, spanOf } from './spans.ts'
+import { actionFor, atOnce, brokenOff, type Call, logFields, reportOf } from './verdicts.ts'
 
 export type Worker = {
   number: number
+  queueId: number
   version(): number
   update(assignment: Assignment): void
+  /** Nothing that waits here is sent any more, unless it is leased again. */
+  queueChanged(): void
   state(): { subscription: string; underWay: number; circuitOpen: boolean }
-  /** What was leased and not yet sent goes back uncounted; what is under way may finish within `graceMs`, then it is broken off. */
+  /** What was leased and not yet sent goes back uncounted; what is under way may finish within `graceMs`, then it is broken off. Once more: sooner. */
   stop(graceMs: number): Promise<void>
 }
 
@@ -56,15 +60,10 @@ export type WorkerDeps = {
 const pollMs = 50_000
 /** Beyond the attempt's own deadline: for what lies between lease and dial, and between answer and settle. */
 const leaseMarginMs = 10_000
-/** What has waited here for so long goes back: its lease is no longer long enough. */
-const staleMs = 4_000
+/** Nothing waits here for longer: somebody else may have it, its time to live goes on, and so does its lease. */
+const staleMs = 1_000
 const heldBytesLimit = 256 * 1024 * 1024
 const retryMs = 500
-/** A fast endpoint finds its next messages already here. */
-const fastMs = 300
-const smallBytes = 64 * 1024
-const aheadMs = 50
-const mostAhead = 200
 const paceAheadMs = 10
 /** For what the database is still to be told at the end. */
 const lastStepMs = 1_000
@@ -77,14 +76,16 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   let assignment = first
   let circuit: Circuit = inheritedCircuit(first)
   let heldUntilMs = heldBy(first)
-  let rate = paceOf(first)
-  let waiting: Waiting[] = []
+  let calledAtMs = calledBy(first)
+  let rate = paceOf(first, calledAtMs)
+  const waiting: Waiting[] = []
   let underWay = 0
-  let latencyMs = fastMs
-  let bytes = 0
+  const ahead = createAhead()
   let receiving: AbortController | undefined
   let timer: Timer | undefined
   let stopped = false
+  let endMs = Number.POSITIVE_INFINITY
+  let ending: Promise<void> | undefined
   let failing = first.health.failingSince !== null
   const breakOff = new AbortController()
   /** What the database is still to be told. */
@@ -116,25 +117,40 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       inMs(pauseMs(nowMs))
       return
     }
-    returnStale(nowMs)
+    if (stallMs(nowMs) === 0) {
+      ahead.stalled()
+      giveBack()
+    } else returnStale(nowMs)
     while (waiting.length > 0 && underWay < limitAt(nowMs) && (rate?.waitMs(nowMs) ?? 0) === 0) {
       const next = waiting.shift()
       if (!next) break
       void deliver(next, nowMs)
     }
+    // What would wait for too long.
+    if (isFull(nowMs)) giveBackSome(waiting.splice(ahead.kept(limitAt(nowMs))))
     const wanted = wantedAt(nowMs)
     if (wanted > 0 && !receiving) void take(wanted)
     const pausedMs = pauseMs(nowMs)
-    if (pausedMs > 0) inMs(pausedMs)
-    else if (waiting.length > 0) inMs(staleMs)
+    const staleInMs = waiting.length > 0 ? staleMs : Number.POSITIVE_INFINITY
+    const lookMs = Math.min(pausedMs > 0 ? pausedMs : staleInMs, staleInMs, stallMs(nowMs))
+    if (lookMs < Number.POSITIVE_INFINITY) inMs(lookMs)
   }
 
-  /** What waits here while others hang goes back: somebody else may have it, and its lease is no longer long enough. */
+  const isFull = (nowMs: number): boolean => underWay > 0 && underWay >= limitAt(nowMs)
+
+  /** How long until others are to have what waits here, or is asked for, beyond what may be under way. */
+  const stallMs = (nowMs: number): number =>
+    isFull(nowMs) && (waiting.length > 0 || receiving) ? ahead.stallMs(nowMs) : Number.POSITIVE_INFINITY
+
+  /** What has waited here for too long goes back. */
   function returnStale(nowMs: number): void {
     // In the order of coming: how many at the beginning are too old.
     const fresh = deps.alive() ? waiting.findIndex(({ sinceMs }) => nowMs - sinceMs < staleMs) : -1
-    for (const { delivery } of waiting.splice(0, fresh === -1 ? waiting.length : fresh))
-      void settle(delivery, { action: 'return', receipt: delivery.receipt })
+    giveBackSome(waiting.splice(0, fresh === -1 ? waiting.length : fresh))
+  }
+
+  function giveBackSome(some: readonly Waiting[]): void {
+    for (const { delivery } of some) void settle(delivery, { action: 'return', receipt: delivery.receipt })
   }
 
   const limitAt = (nowMs: number): number => Math.min(assignment.concurrency, permits(circuit, nowMs))
@@ -148,16 +164,11 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     if (held.bytes > heldBytesLimit) return here > 0 ? 0 : 1
     const limit = limitAt(nowMs)
     if (rate) return Math.min(limit - here, rate.within(nowMs, paceAheadMs) - waiting.length)
-    const ahead = aheadAt(limit)
+    // A gateway that is killed has used up an attempt of what waits here: the only one is for the endpoint.
+    const more = circuit.failures > 0 || attemptsLeft(assignment) === 1 ? 0 : ahead.wanted(limit)
     // Asked for in fair portions: a lease that brings one message costs as much as one that brings fifty.
-    const wanted = limit + ahead - here
-    return wanted > 0 && (waiting.length <= ahead / 2 || underWay < limit) ? Math.min(1000, wanted) : 0
-  }
-
-  /** Messages that a fast endpoint should find already here: what it does in the time of a few leases. */
-  function aheadAt(limit: number): number {
-    if (circuit.failures > 0 || latencyMs >= fastMs || bytes >= smallBytes) return 0
-    return Math.max(limit, Math.min(mostAhead, Math.ceil((limit * aheadMs) / Math.max(latencyMs, 0.1))))
+    const wanted = limit + more - here
+    return wanted > 0 && (waiting.length <= more / 2 || underWay < limit) ? Math.min(1000, wanted) : 0
   }
 
   async function take(max: number): Promise<void> {
@@ -171,14 +182,16 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
       const sinceMs = monotonicMs()
       for (const delivery of messages) {
         held.bytes += delivery.body.length
-        bytes += (delivery.body.length - bytes) / 8
+        ahead.came(delivery.body.length)
         const ageMs = delivery.leaseExpiresAt.getTime() - leaseMs - delivery.enqueuedAt.getTime()
         waiting.push({ delivery, sinceMs, ageMs })
       }
       receiving = undefined
-      if (stopped) giveBack()
+      // It came after the word that nothing more may be sent of it, or not as it was asked for.
+      if (stopped || controller.signal.aborted) giveBack()
+      if (stopped) return
       // Answered at once with nothing: the gateway stops, or was told to look anew.
-      else if (messages.length === 0 && sinceMs - startMs < retryMs && !controller.signal.aborted) inMs(retryMs)
+      if (messages.length === 0 && sinceMs - startMs < retryMs && !controller.signal.aborted) inMs(retryMs)
       else pump()
     } catch (error) {
       receiving = undefined
@@ -192,25 +205,25 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   /** Nothing may be sent for now: others may have what waits here. */
   function giveBack(): void {
     receiving?.abort()
-    const all = waiting
-    waiting = []
-    for (const { delivery } of all) void settle(delivery, { action: 'return', receipt: delivery.receipt })
+    giveBackSome(waiting.splice(0))
   }
 
   async function deliver({ delivery, sinceMs, ageMs }: Waiting, nowMs: number): Promise<void> {
     const of = assignment
     underWay++
+    ahead.begun(nowMs)
     rate?.take(nowMs)
+    calledAtMs = nowMs
     const at = new Date(wallMs())
     const span = deps.tracing && spanOf(deps.tracing, of, delivery)
     const traced = span ? { ...delivery, headers: { ...delivery.headers, ...span.context } } : delivery
     const { headers, body } = requestFor(of, traced, at.getTime(), deps.version)
     const result = await sender.send({ url: of.url, headers, body, timeoutMs: of.timeoutMs, signal: breakOff.signal })
     underWay--
-    latencyMs += (result.durationMs - latencyMs) / 8
+    ahead.finished(result.durationMs, monotonicMs())
     const verdict: Verdict = verdictOf(result.outcome, {
       attempt: delivery.attempt,
-      maxAttempts: Math.min(attemptsOf(of), of.queueMaxAttempts),
+      maxAttempts: attemptsLeft(of),
       retry: of.retry,
       nowMs: wallMs(),
       random: random(),
@@ -228,7 +241,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
         ageMs: ageMs + monotonicMs() - sinceMs,
       })
     }
-    record(of, delivery, at, headers, result, isOurs ? atOnce(verdict) : verdict)
+    record({ of, delivery, at, requestHeaders: headers }, result, isOurs ? atOnce(verdict) : verdict)
     pump()
   }
 
@@ -252,41 +265,10 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     if (of.version === assignment.version) deps.disabled(of.number)
   }
 
-  function record(
-    of: Assignment,
-    delivery: Delivery,
-    at: Date,
-    requestHeaders: Record<string, string>,
-    { outcome, durationMs, responseHeaders, responseBody }: SendResult,
-    verdict: Verdict,
-  ): void {
-    const succeeded = verdict.action === 'settle'
-    const status = outcome.kind === 'answer' ? outcome.status : null
-    const error = succeeded ? null : verdict.error
-    deps.log('webhook attempt', {
-      subscription: of.id,
-      message_id: delivery.id,
-      trace_id: parseTraceparent(requestHeaders.traceparent)?.traceId,
-      attempt: delivery.attempt,
-      verdict: verdict.action,
-      status,
-      failure: error ?? undefined,
-      duration_ms: durationMs,
-    })
-    gathered.record({
-      subscription: of.number,
-      messageId: delivery.id,
-      attempt: delivery.attempt,
-      at,
-      outcome: succeeded ? 'succeeded' : 'failed',
-      status,
-      durationMs,
-      requestHeaders,
-      responseHeaders,
-      responseBody,
-      error,
-      nextAttemptAt: verdict.action === 'retry' ? new Date(wallMs() + verdict.delayMs) : null,
-    })
+  function record(call: Call, result: SendResult, verdict: Verdict): void {
+    const report = reportOf(call, result, verdict)
+    deps.log('webhook attempt', logFields(call, report, verdict))
+    gathered.record(report)
   }
 
   /** Tried again while the lease lasts: a message that was delivered should not come twice because the database was away. */
@@ -318,12 +300,11 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     }
   }
 
-  async function stop(graceMs: number): Promise<void> {
+  async function end(): Promise<void> {
     stopped = true
     timer?.cancel()
     giveBack()
-    const untilMs = monotonicMs() + graceMs
-    while ((underWay > 0 || unfinished > 0 || receiving) && monotonicMs() < untilMs) await sleep(5)
+    while ((underWay > 0 || unfinished > 0 || receiving) && monotonicMs() < endMs) await sleep(5)
     breakOff.abort()
     while (underWay > 0) await sleep(1)
     void track(reporter.stop(), 'recording the health of a webhook failed')
@@ -334,6 +315,7 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
   pump()
   return {
     number: first.number,
+    queueId: first.queueId,
     version: () => assignment.version,
     state: () => ({ subscription: assignment.id, underWay, circuitOpen: circuit.state !== 'closed' }),
     update(changed) {
@@ -345,16 +327,40 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
         heldUntilMs = 0
         failing = changed.health.failingSince !== null
       }
-      if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) rate = paceOf(changed)
-      // Waiting with the old lease and limit: it takes its place anew.
-      receiving?.abort()
+      if (old?.count !== changed.rate?.count || old?.perMs !== changed.rate?.perMs) {
+        calledAtMs = Math.max(calledAtMs, calledBy(changed))
+        rate = paceOf(changed, calledAtMs)
+      }
+      // Leased, and asked for, as it was before: it takes its place anew.
+      giveBack()
       pump()
     },
-    stop,
+    queueChanged() {
+      // It may be paused, or what waits here was purged.
+      giveBack()
+      pump()
+    },
+    stop(graceMs) {
+      endMs = Math.min(endMs, monotonicMs() + graceMs)
+      ending ??= end()
+      return ending
+    },
   }
 }
 
-const paceOf = ({ rate }: Assignment): Pace | null => rate && pace(rate.count, rate.perMs, monotonicMs())
+/** Of a message that has had none. */
+const attemptsLeft = (of: Assignment): number => Math.min(attemptsOf(of), of.queueMaxAttempts)
+
+const paceOf = ({ rate }: Assignment, lastMs: number): Pace | null => rate && pace(rate.count, rate.perMs, lastMs)
+
+/**
+ * When the endpoint was called last, by this process's clock; one that never was may be called at once. A gateway that hands over has
+ * written the log before. One that was killed has left out what it had under way, and what ended in its last 25 ms (`gather.ts`), so its
+ * successor waits one whole interval from its own beginning (`roster.ts`): a slow rate is late by that after a crash, not
+ * exceeded; unless that one hands over again before the interval is over, when only the log is left to go by.
+ */
+const calledBy = ({ calledMs }: Assignment): number =>
+  calledMs === null ? Number.NEGATIVE_INFINITY : monotonicMs() - calledMs
 
 /** Until when nothing is to be sent, by this process's clock, as another gateway left it; 0: now. */
 function heldBy({ health }: Assignment): number {
@@ -364,35 +370,3 @@ function heldBy({ health }: Assignment): number {
 
 const inheritedCircuit = (assignment: Assignment): Circuit =>
   inherited(assignment.health.circuit, assignment.health.failures, heldBy(assignment))
-
-export function requestFor(
-  assignment: Assignment,
-  delivery: Delivery,
-  nowMs: number,
-  version: string,
-): { headers: Record<string, string>; body: Buffer } {
-  const live = assignment.secrets.filter((each) => each.expiresMs === null || each.expiresMs > nowMs)
-  const secrets = live.map((each) => each.secret)
-  return webhookRequest(delivery, assignment, { secrets, nowMs, attempt: delivery.attempt, version })
-}
-
-/** The gateway's own doing: again at once. The attempt counts, for it may have arrived. */
-const brokenOff = (receipt: string): SettleAction => ({
-  action: 'nack',
-  receipt,
-  delayMs: 0,
-  error: 'The attempt was broken off by the gateway.',
-})
-
-const atOnce = (verdict: Verdict): Verdict => (verdict.action === 'retry' ? { ...verdict, delayMs: 0 } : verdict)
-
-function actionFor(verdict: Verdict, receipt: string): SettleAction {
-  switch (verdict.action) {
-    case 'settle':
-      return { action: 'ack', receipt }
-    case 'retry':
-      return { action: 'nack', receipt, delayMs: Math.round(verdict.delayMs), error: verdict.error }
-    case 'dead':
-      return { action: 'reject', receipt, reason: verdict.error, death: verdict.reason }
-  }
-}

@@ -18,21 +18,26 @@ share as materialized (
   select ceil((select count(*) from postern.subscriptions where disabled is null)::float8 / ((select count(*) from alive where not leaving) + 1))::int as n),
 mine as materialized (select id from postern.subscriptions where owner = $1 and disabled is null),
 free as materialized (
-  select id from postern.subscriptions s where disabled is null and (owner is null or $3::boolean and owner <> $1 and owner not in (select id from alive))
+  select id, owner from postern.subscriptions s where disabled is null and (owner is null or $3::boolean and owner <> $1 and owner not in (select id from alive))
   order by id limit greatest(0, (select n from share) - (select count(*) from mine)::int) for update skip locked),
 taken as (update postern.subscriptions set owner = $1 where id in (select id from free) returning id)
 select (select coalesce(array_agg(id), '{}') from taken)::text as taken,
+  (select coalesce(array_agg(id), '{}') from free where owner is not null)::text as inherited,
   greatest(0, (select count(*) from mine)::int - (select n from share)) as excess`
 
-/** What was newly taken, and how many more than its share it holds. `aliveMs`: from now by Postgres's clock. */
+/** What was newly taken, which of it from dead gateways, and how many more than its share it holds. `aliveMs`: from now by Postgres's clock. */
 export async function claim(
   db: Database,
   gateway: string,
   aliveMs: number,
   takeOver: boolean,
-): Promise<{ taken: number[]; excess: number }> {
-  const [row] = await db.hot<{ taken: string; excess: number }>(claimText, [gateway, aliveMs, takeOver])
-  return { taken: parse(row?.taken), excess: row?.excess ?? 0 }
+): Promise<{ taken: number[]; inherited: number[]; excess: number }> {
+  const [row] = await db.hot<{ taken: string; inherited: string; excess: number }>(claimText, [
+    gateway,
+    aliveMs,
+    takeOver,
+  ])
+  return { taken: parse(row?.taken), inherited: parse(row?.inherited), excess: row?.excess ?? 0 }
 }
 
 const parse = (text: string | undefined): number[] =>
@@ -70,6 +75,15 @@ export async function ownedBy(db: Database, gateway: string): Promise<Map<number
     [gateway],
   )
   return new Map(rows.map((row) => [row.id, row.version]))
+}
+
+/** Which of these another gateway owns. Primary key. */
+export async function ownedByOthers(db: Database, gateway: string, ids: readonly number[]): Promise<Set<number>> {
+  const rows = await db.hot<{ id: number }>(
+    '/* owned by others */ select id from postern.subscriptions where id = any ($2::int[]) and owner <> $1',
+    [gateway, numbers(ids)],
+  )
+  return new Set(rows.map((row) => row.id))
 }
 
 /** Fenced: only the owner's word counts. Durations are from now, by Postgres's clock. */

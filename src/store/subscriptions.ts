@@ -23,6 +23,8 @@ export type StoredSubscription = Subscription & {
   ackFrees: boolean
   /** Live ones, the newest first. */
   secrets: { secret: string; expiresMs: number | null }[]
+  /** How long ago its endpoint was called last, as far as the log of attempts knows; null: never, or nobody needs to know. */
+  calledMs: number | null
 }
 
 type Row = {
@@ -52,6 +54,7 @@ type Row = {
   failing_since: Date | null
   held_until: Date | null
   secrets: { secret: string; expires_ms: number | null }[]
+  called_ms?: number | null
   created_at: Date
   updated_at: Date
 }
@@ -61,6 +64,15 @@ const columns = `s.*, case when s.circuit = 'open' and s.held_until <= now() the
     select coalesce(jsonb_agg(jsonb_build_object('secret', x.secret, 'expires_ms', date_part('epoch', x.expires_at) * 1000) order by x.id desc), '[]') from postern.subscription_secrets x
     where x.subscription_id = s.id and (x.expires_at is null or x.expires_at > now())) as secrets
   from postern.subscriptions s join postern.queues q on q.id = s.queue_id left join postern.topics t on t.id = s.topic_id`
+
+/**
+ * By Postgres's clock, from the beginning of the call, which its gateway told. Entries are in the order in which calls ended, so the last to
+ * begin is among as many as may be under way. Tests are bound by no rate. Index `attempts_subscription`.
+ */
+const calledMs = `case when s.rate_count is not null then (
+    select date_part('epoch', clock_timestamp() - max(a.at)) * 1000 from (
+      select at, message_id from postern.attempts where subscription_id = s.id order by subscription_id desc, id desc limit s.concurrency) a
+    where a.message_id <> 0) end as called_ms`
 
 const settingColumns = (settings: SubscriptionSettings): Parameter[] => [
   settings.name,
@@ -131,9 +143,10 @@ export async function findSubscription(db: Database, id: string): Promise<Stored
 }
 
 export async function subscriptionsByNumber(db: Database, ids: readonly number[]): Promise<StoredSubscription[]> {
-  const rows = await db.hot<Row>(`/* subscriptions by number */ select ${columns} where s.id = any ($1::int[])`, [
-    numbers(ids),
-  ])
+  const rows = await db.hot<Row>(
+    `/* subscriptions by number */ select ${calledMs}, ${columns} where s.id = any ($1::int[])`,
+    [numbers(ids)],
+  )
   return rows.map(subscriptionFrom)
 }
 
@@ -292,6 +305,7 @@ const subscriptionFrom = (row: Row): StoredSubscription => ({
     heldUntil: row.held_until,
   },
   secrets: row.secrets.map((each) => ({ secret: each.secret, expiresMs: each.expires_ms })),
+  calledMs: row.called_ms == null ? null : Math.max(0, row.called_ms),
   createdAt: row.created_at,
   updatedAt: row.updated_at,
 })
