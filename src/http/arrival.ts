@@ -1,13 +1,13 @@
 /**
- * Whether an answer has reached its client, as far as whoever sends can know. It has not when the connection broke before all of it was
- * handed to the network; nor when the connection is reset right after, for that is what the machine of a client who has gone says to what
- * still comes for it (RFC 9293, 3.5.2).
+ * Whether an answer has reached its client, as far as whoever sends can know for certain. It has not when the connection broke before all of it
+ * was handed to the network. Nor when the client had closed its end and the answer is then answered by a reset, which is what the client's
+ * machine says to what comes for somebody who has gone (RFC 9293, 3.5.2). A reset alone says nothing: the client may have read before.
  */
 import type { Socket } from 'node:net'
 import { monotonicMs } from '../base/index.ts'
 import type { Exchange } from './exchange.ts'
 
-/** Longer than a round trip; a reset that comes later may be anybody's, a proxy's that tidies up for example. */
+/** Longer than a round trip. */
 const resetMs = 1_000
 
 type Sent = { atMs: number; lost: () => void }
@@ -44,13 +44,12 @@ function remember(socket: Socket, lost: () => void): void {
     return
   }
   const sent = { atMs: monotonicMs(), lost }
-  const isRecent = (): boolean => monotonicMs() - sent.atMs < resetMs
   lastSent.set(socket, sent)
-  // Its end comes first, whether the client had gone before the answer came or after; nothing, sent now, fails when there was a reset.
+  // Before the server closes its end too. Nothing, sent now, fails when there was a reset.
   socket.prependOnceListener('end', () => {
-    if (isRecent()) socket.write('')
-  })
-  socket.once('close', (hadError) => {
-    if (hadError && isRecent()) sent.lost()
+    if (monotonicMs() - sent.atMs >= resetMs) return
+    socket.write('', (error) => {
+      if (error) sent.lost()
+    })
   })
 }
