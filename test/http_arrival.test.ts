@@ -119,13 +119,18 @@ describe('a client that has hung up', () => {
 })
 
 describe('a client that has its answer', () => {
-  test('keeps the lease when it closes in order', async () => {
-    const { port } = await app.listen()
+  async function received(port: number): Promise<{ queue: string; client: Socket }> {
     const queue = await newQueue()
     await send(app.broker, queue, 'x')
     const client = await connect(port)
     post(client, `/v1/queues/${queue}/receive`)
     expect(await answer(client)).toContain('"body":"x"')
+    return { queue, client }
+  }
+
+  test('keeps the lease when it closes in order', async () => {
+    const { port } = await app.listen()
+    const { queue, client } = await received(port)
     client.end()
     await once(client, 'close')
     await notReady(queue)
@@ -133,11 +138,7 @@ describe('a client that has its answer', () => {
 
   test('keeps the lease when its connection breaks: it may have read before', async () => {
     const { port } = await app.listen()
-    const queue = await newQueue()
-    await send(app.broker, queue, 'x')
-    const client = await connect(port)
-    post(client, `/v1/queues/${queue}/receive`)
-    expect(await answer(client)).toContain('"body":"x"')
+    const { queue, client } = await received(port)
     client.resetAndDestroy()
     await once(client, 'close')
     await notReady(queue)
@@ -145,11 +146,7 @@ describe('a client that has its answer', () => {
 
   test('and has asked again keeps the lease, though it does not wait for that', async () => {
     const { port, hungUp } = await hangingUp('/stats')
-    const queue = await newQueue()
-    await send(app.broker, queue, 'x')
-    const client = await connect(port)
-    post(client, `/v1/queues/${queue}/receive`)
-    expect(await answer(client)).toContain('"body":"x"')
+    const { queue, client } = await received(port)
     hungUp(client)
     client.write(`GET /v1/queues/${queue}/stats HTTP/1.1\r\nHost: localhost\r\n\r\n`)
     await eventually(() => client.destroyed)
