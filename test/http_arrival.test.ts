@@ -128,18 +128,13 @@ describe('a client that has its answer', () => {
     return { queue, client }
   }
 
-  test('keeps the lease when it closes in order', async () => {
+  test.each([
+    ['closes in order', (client: Socket) => client.end()],
+    ['breaks its connection: it may have read before', (client: Socket) => client.resetAndDestroy()],
+  ])('keeps the lease when it %s', async (_, leave) => {
     const { port } = await app.listen()
     const { queue, client } = await received(port)
-    client.end()
-    await once(client, 'close')
-    await notReady(queue)
-  })
-
-  test('keeps the lease when its connection breaks: it may have read before', async () => {
-    const { port } = await app.listen()
-    const { queue, client } = await received(port)
-    client.resetAndDestroy()
+    leave(client)
     await once(client, 'close')
     await notReady(queue)
   })

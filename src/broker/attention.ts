@@ -29,9 +29,12 @@ export const sayEveryMs = 2_000
 /** Whoever has listened for so long knows what the others have said. */
 export const heldMs = 5_000
 
+/** By concern and queue: when that was. */
+const nothingYet = () => ({ waits: new Map<number, number>(), looked: new Map<number, number>() })
+
 export function createAttention(nowMs = monotonicMs): Attention {
-  const said = { waits: new Map<number, number>(), looked: new Map<number, number>() }
-  const others = { waits: new Map<number, number>(), looked: new Map<number, number>() }
+  const said = nothingYet()
+  const others = nothingYet()
   const isSince = (atMs: number | undefined, ms: number): boolean => atMs !== undefined && nowMs() - atMs < ms
 
   return {

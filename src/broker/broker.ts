@@ -10,7 +10,7 @@ import { createScheduleAdmin } from './admin_schedules.ts'
 import { createSubscriptionAdmin } from './admin_subscriptions.ts'
 import { createTopicAdmin } from './admin_topics.ts'
 import { createCluster } from './cluster.ts'
-import { createLeaseEnds, createReceive } from './deliver.ts'
+import { createReceive, endingLeases } from './deliver.ts'
 import { createDesk, type DeskParts } from './desk.ts'
 import { createDiagnosis } from './diagnosis.ts'
 import { createElector } from './elect.ts'
@@ -99,8 +99,8 @@ export function createBroker(options: BrokerOptions): Broker {
       const queue = queues.known(queueId)
       return queue === null || queue.paused || queue.maxLeased !== null
     },
-    giveBack: (taken) => leases.end(taken, 'return'),
-    bury: (taken) => leases.end(taken, 'nack'),
+    giveBack: (taken) => endLeases(taken, 'return'),
+    bury: (taken) => endLeases(taken, 'nack'),
     leased(rows, leaseMs) {
       elect(rows.flatMap(turnOver))
       observeLeased(observe, rows, leaseMs)
@@ -139,7 +139,7 @@ export function createBroker(options: BrokerOptions): Broker {
     )
     receiver.handed(waiter, taken)
   }
-  const leases = createLeaseEnds(settler, log)
+  const endLeases = endingLeases(settler, log)
   const handOver = createHandOver({ ...receiver, handed: observedHand }, marks, cluster)
   const { gateway } = cluster
   const stored = {
@@ -194,7 +194,7 @@ export function createBroker(options: BrokerOptions): Broker {
     else receiver.ring(queueId)
   }
 
-  const receive = createReceive({ db, queues, receiver, holds, leases, receipts })
+  const receive = createReceive({ db, queues, receiver, holds, endLeases, receipts })
   const counted = countCache(db)
   const queueDeletedHere = (queueId: number): void => {
     queues.forget(queueId)

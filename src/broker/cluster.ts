@@ -83,7 +83,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   const pendingAppends = new Map<string, Appended>()
   const pendingWords = new Set<string>()
   const pendingConcerns = { waits: new Set<number>(), looked: new Set<number>() }
-  let timer: { dueMs: number; timer: Timer } | undefined
+  let planned: { dueMs: number; timer: Timer } | undefined
   let isSoon = false
   let listeningSinceMs = Number.POSITIVE_INFINITY
   let announcedMs = Number.NEGATIVE_INFINITY
@@ -119,11 +119,11 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   /** Counted from what was said last. */
   function announceWithin(ms: number): void {
     const dueMs = announcedMs + ms
-    if (isSoon || (timer && timer.dueMs <= dueMs)) return
-    timer?.timer.cancel()
-    timer = undefined
+    if (isSoon || (planned && planned.dueMs <= dueMs)) return
+    planned?.timer.cancel()
+    planned = undefined
     const restMs = dueMs - monotonicMs()
-    if (restMs > 0) timer = { dueMs, timer: after(restMs, announce) }
+    if (restMs > 0) planned = { dueMs, timer: after(restMs, announce) }
     else {
       isSoon = true
       soon(announce)
@@ -131,7 +131,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
   }
 
   function announce(): void {
-    timer = undefined
+    planned = undefined
     isSoon = false
     announcedMs = monotonicMs()
     void flush()
@@ -181,8 +181,8 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
       }
     } else if (word === 'waits' || word === 'looked') {
       for (const queueId of rest) attention.heard(word, Number(queueId))
-      // Some of it may be about these queues.
-      if (pendingAppends.size > 0) announceWithin(waitsMs)
+      // What has been put off may be about these queues.
+      if (planned) announceWithin(waitsMs)
     } else if (word === 'ring') on.rung(Number(rest[0]))
     else if (word === 'queue') on.queueChanged(Number(rest[0]))
     else if (word === 'keys') on.keysChanged()
@@ -297,7 +297,7 @@ export function createCluster({ db, listenUrl, on, log }: Options): Cluster {
     async stop() {
       await heartbeat?.stop()
       pendingWords.add('leaving')
-      timer?.timer.cancel()
+      planned?.timer.cancel()
       await flush()
       await listening?.close().catch(() => {})
     },

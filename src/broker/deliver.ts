@@ -1,5 +1,5 @@
 /** Between the receiver, which leases rows, and who asked: messages with receipts, and what happens to leases that nobody will settle. */
-import { type Delivery, messageId, priorityOf, type receiptCodec } from '../model/index.ts'
+import { type Delivery, messageId, priorityOf, type Receipt, type receiptCodec } from '../model/index.ts'
 import type { Database, MoveKind } from '../store/index.ts'
 import type { Holds } from './holds.ts'
 import type { Taken } from './lines.ts'
@@ -9,53 +9,55 @@ import { hashOf, receiveAgain } from './retry.ts'
 import type { Settler } from './settle.ts'
 import type { Received, ReceiveOptions } from './types.ts'
 
-export type LeaseEnds = {
-  /** Does not wait. A lease that cannot be ended now ends by itself. */
-  end(taken: readonly Taken[], kind: MoveKind): void
-}
+/** Does not wait. A lease that cannot be ended now ends by itself. */
+export type EndLeases = (taken: readonly Taken[], kind: MoveKind) => void
 
-export function createLeaseEnds(
+export function endingLeases(
   settler: Pick<Settler, 'release'>,
   log: (event: string, fields?: Record<string, unknown>) => void,
-): LeaseEnds {
-  return {
-    end(taken, kind) {
-      const items = taken.map(({ row, token }) => ({
-        receipt: { queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token },
-        kind: row.expired && kind !== 'return' ? ('expired' as const) : kind,
-        delayMs: 0,
-        error: null,
-      }))
-      settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
-    },
+): EndLeases {
+  return (taken, kind) => {
+    const items = taken.map((each) => ({
+      receipt: receiptOf(each),
+      kind: each.row.expired && kind !== 'return' ? ('expired' as const) : kind,
+      delayMs: 0,
+      error: null,
+    }))
+    settler.release(items).catch((error: unknown) => log('giving back failed', { error }))
   }
 }
+
+const receiptOf = ({ row, token }: Taken): Receipt => ({
+  queueId: row.queue_id,
+  lane: row.lane,
+  position: row.position,
+  id: row.id,
+  token,
+})
 
 type Options = {
   db: Database
   queues: Pick<Queues, 'byName'>
   receiver: Receiver
   holds: Pick<Holds, 'taken' | 'ended'>
-  leases: LeaseEnds
+  endLeases: EndLeases
   /** Throws unavailable while the gateway starts. */
   receipts(): ReturnType<typeof receiptCodec>
 }
 
 /** The broker's `receive`. */
-export function createReceive({ db, queues, receiver, holds, leases, receipts }: Options) {
+export function createReceive({ db, queues, receiver, holds, endLeases, receipts }: Options) {
   /** What was handed out but did not arrive. */
   function giveBack(taken: readonly Taken[]): void {
-    holds.ended(
-      taken.map(({ row, token }) => ({ queueId: row.queue_id, lane: row.lane, position: row.position, token })),
-      false,
-    )
-    leases.end(taken, 'return')
+    holds.ended(taken.map(receiptOf), false)
+    endLeases(taken, 'return')
   }
 
-  function deliveryOf({ row, token }: Taken): Delivery {
+  function deliveryOf(taken: Taken): Delivery {
+    const { row } = taken
     return {
       id: messageId(row.id),
-      receipt: receipts().encode({ queueId: row.queue_id, lane: row.lane, position: row.position, id: row.id, token }),
+      receipt: receipts().encode(receiptOf(taken)),
       body: row.body ?? Buffer.alloc(0),
       contentType: row.content_type,
       headers: row.headers ?? {},
@@ -80,7 +82,7 @@ export function createReceive({ db, queues, receiver, holds, leases, receipts }:
       if (nth <= perKey) kept.push(each)
       else tooMany.push(each)
     }
-    if (tooMany.length > 0) leases.end(tooMany, 'return')
+    if (tooMany.length > 0) endLeases(tooMany, 'return')
     return kept
   }
 
@@ -105,7 +107,7 @@ export function createReceive({ db, queues, receiver, holds, leases, receipts }:
     }
     const taken = limited(await receiver.receive(queue, { ...asked, hash: null }), perKey)
     if (taken.length > 0 && signal.aborted) {
-      leases.end(taken, 'return')
+      endLeases(taken, 'return')
       return { messages: [], giveBack: async () => {} }
     }
     holds.taken(taken, by, asked.leaseMs)

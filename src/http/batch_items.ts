@@ -16,6 +16,7 @@ import {
   duration,
   fieldErrors,
   integer,
+  isObject,
   isWellFormed,
   ownWords,
   pointerStep,
@@ -192,7 +193,3 @@ const tooLarge = (pointer: string, limit: number): Item => ({
   code: 'body_too_large',
   errors: [{ pointer, detail: `is larger than ${limit} bytes` }],
 })
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}

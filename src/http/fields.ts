@@ -37,6 +37,9 @@ export const ownWords: z.core.ParseContext<z.core.$ZodIssue> = {
   },
 }
 
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
 const measureOf = (origin: string): string => (origin === 'number' || origin === 'int' ? 'be' : 'have')
 
 const expectations: Record<string, string> = {

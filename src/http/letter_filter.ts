@@ -1,7 +1,7 @@
 /** Which messages a redrive or a deletion is about, as callers write it: a topic's filter, and what only dead letters have. */
 import { z } from '@hono/zod-openapi'
 import { type DeathReason, everyLetter, type FieldError, type LetterFilter, parseFilter } from '../model/index.ts'
-import { ownWords, shortText, time } from './fields.ts'
+import { isObject, ownWords, shortText, time } from './fields.ts'
 import { stepsOf } from './interest.ts'
 
 const reasons = ['max_attempts', 'rejected', 'expired', 'gone'] as const satisfies readonly DeathReason[]
@@ -44,8 +44,7 @@ export const letterFilterIn = z
   })
 
 function readLetterFilter(value: unknown): { filter: LetterFilter; errors: FieldError[] } {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    return { filter: everyLetter, errors: [{ pointer: '', detail: 'must be an object of fields' }] }
+  if (!isObject(value)) return { filter: everyLetter, errors: [{ pointer: '', detail: 'must be an object of fields' }] }
   const errors: FieldError[] = []
   const own = ofLetters.safeParse(value, ownWords)
   for (const issue of own.error?.issues ?? []) {

@@ -16,7 +16,7 @@ import {
   subscriptionLimits,
   urlError,
 } from '../model/index.ts'
-import { duration, durationOut, integer, name, rateIn, rateOut, shortText, timeOut } from './fields.ts'
+import { duration, durationOut, integer, isObject, name, rateIn, rateOut, shortText, timeOut } from './fields.ts'
 import { filterIn, filterOut, patternIn, patternOut, textWithout } from './interest.ts'
 import { countsOut } from './queue_settings.ts'
 import { objectOf } from './route.ts'
@@ -53,8 +53,7 @@ type HeaderIssue = { path: string[]; detail: string }
 function checkConfigured(value: unknown): { checked: Headers; errors: HeaderIssue[] } {
   const checked: Headers = {}
   const errors: HeaderIssue[] = []
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    return { checked, errors: [{ path: [], detail: 'must be an object of strings' }] }
+  if (!isObject(value)) return { checked, errors: [{ path: [], detail: 'must be an object of strings' }] }
   const entries = Object.entries(value)
   let bytes = 0
   for (const [given, text] of entries) {

@@ -131,9 +131,9 @@ export function createWorker(first: Assignment, deps: WorkerDeps): Worker {
     const wanted = wantedAt(nowMs)
     if (wanted > 0 && !receiving) void take(wanted)
     const pausedMs = pauseMs(nowMs)
-    const staleInMs = waiting.length > 0 ? staleMs : Number.POSITIVE_INFINITY
-    const lookMs = Math.min(pausedMs > 0 ? pausedMs : staleInMs, staleInMs, stallMs(nowMs))
-    if (lookMs < Number.POSITIVE_INFINITY) inMs(lookMs)
+    const never = Number.POSITIVE_INFINITY
+    const lookMs = Math.min(pausedMs || never, waiting.length > 0 ? staleMs : never, stallMs(nowMs))
+    if (lookMs < never) inMs(lookMs)
   }
 
   const isFull = (nowMs: number): boolean => underWay > 0 && underWay >= limitAt(nowMs)
